@@ -1,0 +1,6 @@
+"""Model families. `load` finds a bundled name, a local folder or a Hub id and returns its backbone."""
+
+from reinvert.backbones.base import Backbone
+from reinvert.backbones.loading import load
+
+__all__ = ["Backbone", "load"]

@@ -1,0 +1,118 @@
+"""The only lines that know the insides of diffusers' attention: a processor that hands q, k, v to the rules.
+
+It does what `diffusers.models.attention_processor.AttnProcessor2_0` (0.42) does, and in its middle calls the rules
+of the `Call` that the evaluation brought along in `cross_attention_kwargs`. Without a call it is that processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reinvert.hooks import Call, Kind, Layer, Site, attend_by_side
+from reinvert.text import Side
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What travels through `cross_attention_kwargs`: the call, the latents' (h, w), and values if they differ."""
+
+    call: Call
+    latent: tuple[int, int]
+    values: Tensor | None
+
+
+class RuledAttention:
+    """An attention processor for one layer."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        reinvert: Carried | None = None,
+    ) -> Tensor:
+        kind: Kind = "self" if encoder_hidden_states is None else "cross"
+        residual, shape = hidden_states, hidden_states.shape
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+        if len(shape) == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        values = keys if reinvert is None or reinvert.values is None or kind == "self" else reinvert.values
+        if kind == "cross" and attn.norm_cross:
+            keys, values = attn.norm_encoder_hidden_states(keys), attn.norm_encoder_hidden_states(values)
+
+        q, k, v = attn.to_q(hidden_states), attn.to_k(keys), attn.to_v(values)
+        q, k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (q, k, v))
+        q = q if attn.norm_q is None else attn.norm_q(q)
+        k = k if attn.norm_k is None else attn.norm_k(k)
+
+        call = None if reinvert is None else reinvert.call
+        if reinvert is not None and call is not None and call.hooks.touches(kind, call.moment):
+            heads = self._ruled(q, k, v, kind, reinvert)
+        else:
+            mask = attention_mask
+            if mask is not None:
+                mask = attn.prepare_attention_mask(mask, k.shape[2], len(k)).unflatten(0, (len(k), -1))
+            heads = F.scaled_dot_product_attention(q, k, v, mask)
+
+        out = attn.to_out[1](attn.to_out[0](heads.transpose(1, 2).flatten(2).to(q.dtype)))
+        if len(shape) == 4:
+            out = out.transpose(1, 2).reshape(shape)
+        if attn.residual_connection:
+            out = out + residual
+        return out / attn.rescale_output_factor
+
+    def _ruled(self, q: Tensor, k: Tensor, v: Tensor, kind: Kind, carried: Carried) -> Tensor:
+        call, (h, w) = carried.call, carried.latent
+        rows = len(call.rows)
+        shrink = round((h * w / q.shape[2]) ** 0.5)
+        grid = (h // shrink, w // shrink)
+
+        def site_of(side: Side, branches: tuple[int, ...]) -> Site:
+            return Site(self.layer, kind, side, grid, carried.latent, branches, call.moment)
+
+        q, k, v = (y.unflatten(0, (rows, -1)) for y in (q, k, v))
+        return attend_by_side(q, k, v, call, site_of).flatten(0, 1)
+
+
+def _part(name: str) -> Literal["down", "mid", "up"]:
+    return "down" if name.startswith("down") else "mid" if name.startswith("mid") else "up"
+
+
+def attention_layers(unet: nn.Module) -> tuple[Layer, ...]:
+    """Every attention layer of a UNet, in order of execution (down, mid, up), numbered within attn1 and attn2 each."""
+    order = {"down": 0, "mid": 1, "up": 2}
+    names = [name.removesuffix(".processor") for name in unet.attn_processors]  # type: ignore[union-attr]
+    names.sort(key=lambda name: order[_part(name)])  # stable: within a part the module order is the execution order
+    count: dict[str, int] = {}
+    layers: list[Layer] = []
+    for name in names:
+        which = name.rsplit(".", 1)[-1]
+        layers.append(Layer(name, _part(name), count.get(which, 0)))
+        count[which] = count.get(which, 0) + 1
+    return tuple(layers)
+
+
+@contextmanager
+def ruled(unet: Any, layers: tuple[Layer, ...]) -> Iterator[None]:
+    """Set `RuledAttention` on every layer; put the former processors back in the end, whatever happens."""
+    former = dict(unet.attn_processors)
+    unet.set_attn_processor({f"{layer.name}.processor": RuledAttention(layer) for layer in layers})
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(former)

@@ -1,0 +1,95 @@
+"""What the engine asks of a model family. A new family is one file that fills this protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from reinvert.hooks import Call, Layer
+from reinvert.level import Level
+from reinvert.text import Text
+
+
+@dataclass
+class Tally:
+    """Single-sample evaluations of the network so far: a batch of four rows counts as four."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+    def since(self, earlier: Tally) -> Tally:
+        return Tally(self.forwards - earlier.forwards, self.backwards - earlier.backwards)
+
+    def copy(self) -> Tally:
+        return Tally(self.forwards, self.backwards)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells two models apart: a hash of their configuration and a few of their weights (compared loosely, so
+    that the same weights in another precision still match)."""
+
+    config: str
+    probe: tuple[float, ...] = field(repr=False)
+
+    def matches(self, other: Fingerprint) -> bool:
+        if self.config != other.config or len(self.probe) != len(other.probe):
+            return False
+        pairs = zip(self.probe, other.probe, strict=True)
+        return all(abs(a - b) <= 0.02 * max(abs(a), abs(b)) + 1e-3 for a, b in pairs)
+
+
+class Backbone(Protocol):
+    """A pretrained model that the loop can walk.
+
+    `latent` shapes are [.., channel, h, w]; images are [n, 3, H, W] float32 in [-1, 1]. The walk's arithmetic stays
+    in the dtype of the latents it is given (float32 by default, float64 where a method asks for it); only the
+    network runs in `dtype`.
+    """
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    tokenizer: Any
+    tally: Tally
+    image_size: int
+    multiple: int
+    schedule: str
+
+    def times(self, steps: int) -> tuple[int, ...]:
+        """steps + 1 times from noise to clean, ending with `level.FINAL`."""
+        ...
+
+    def level(self, time: int) -> Level: ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        """[prompt, token, dim] float32."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Scaled posterior means [n, channel, h, w], float32."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [n, 3, H, W] float32, not yet clamped."""
+        ...
+
+    def noise(self, x: Tensor, text: Text, time: int, call: Call | None) -> Tensor:
+        """The predicted noise of x [row, case, channel, h, w] given text [row, case, token, dim], in x's dtype.
+
+        With a `call`, its rules act on the attention layers; without, the network is left alone.
+        """
+        ...
+
+    def attending(self) -> AbstractContextManager[None]:
+        """While this is open, calls reach the attention layers; afterwards the network is as it was, to the bit."""
+        ...
+
+    def layers(self) -> tuple[Layer, ...]: ...
+
+    def fingerprint(self) -> Fingerprint: ...

@@ -1,0 +1,161 @@
+"""Stable Diffusion 1.x and 2.x (and anything of that shape) from diffusers components.
+
+    eps = network(x, t, text)              epsilon prediction
+    eps = signal(t) * v + noise(t) * x     v-prediction (Progressive Distillation, 2022, arXiv 2202.00512)
+
+High-Resolution Image Synthesis with Latent Diffusion Models, 2022, arXiv 2112.10752. Nothing about the model is typed
+here: sizes, scaling factor, text length, layers and schedule come from its configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from reinvert.backbones.attention import Carried, attention_layers, ruled
+from reinvert.backbones.base import Fingerprint, Tally
+from reinvert.errors import ReinvertError
+from reinvert.hooks import Call, Layer
+from reinvert.level import FINAL, Level
+from reinvert.text import Text
+
+
+class StableDiffusion:
+    """A `Backbone` over a UNet, a VAE, a CLIP text encoder, its tokenizer and a scheduler's configuration."""
+
+    def __init__(
+        self,
+        *,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        scheduler: Mapping[str, Any],
+        name: str = "stable-diffusion",
+    ) -> None:
+        for network in (unet, vae, text_encoder):
+            network.requires_grad_(False).eval()
+        self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
+        self.name, self.tally = name, Tally()
+        self.device, self.dtype = cast(torch.device, unet.device), cast(torch.dtype, unet.dtype)
+        # The pipelines of diffusers force steps_offset to 1 and clip_sample to False; so did every published run.
+        self._scheduler: Any = DDIMScheduler.from_config(
+            dict(scheduler),
+            clip_sample=False,
+            steps_offset=1,
+            set_alpha_to_one=scheduler.get("set_alpha_to_one", False),
+        )
+        self._prediction: str = self._scheduler.config.prediction_type
+        if self._prediction not in ("epsilon", "v_prediction"):
+            raise ReinvertError(
+                f"{name} predicts {self._prediction!r}; reinvert reads epsilon and v_prediction models"
+            )
+        wanted = ("betas", "beta", "num_train", "prediction", "offset", "alpha_to_one", "spacing", "zero_snr")
+        config = {k: v for k, v in self._scheduler.config.items() if any(w in k for w in wanted)}
+        self.schedule = json.dumps(config, sort_keys=True, default=str)
+        self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.multiple: int = self.factor * 2 ** (len(unet.config.block_out_channels) - 1)
+        side = unet.config.sample_size
+        self.image_size: int = (side if isinstance(side, int) else side[0]) * self.factor
+        self._layers = attention_layers(unet)
+        self._attending = 0
+
+    # --- time ---------------------------------------------------------------------------------------------------
+
+    def times(self, steps: int) -> tuple[int, ...]:
+        """steps + 1 times from noise to clean, on the scheduler's own grid, ending with `FINAL`."""
+        limit = int(self._scheduler.config.num_train_timesteps)
+        if not 1 <= steps <= limit:
+            raise ReinvertError(f"{steps} steps cannot be taken; choose between 1 and {limit}")
+        self._scheduler.set_timesteps(steps)
+        times = [min(int(t), limit - 1) for t in self._scheduler.timesteps]
+        if any(a <= b for a, b in zip(times, times[1:], strict=False)):
+            raise ReinvertError(f"{steps} steps do not fit this model's schedule; choose fewer (at most {limit // 2})")
+        return (*times, FINAL)
+
+    def level(self, time: int) -> Level:
+        alpha = self._scheduler.final_alpha_cumprod if time == FINAL else self._scheduler.alphas_cumprod[time]
+        return Level(float(alpha) ** 0.5, (1 - float(alpha)) ** 0.5)
+
+    # --- text and images ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        length = int(self.tokenizer.model_max_length)
+        rows = self.tokenizer(
+            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        mask = None
+        if getattr(self.text_encoder.config, "use_attention_mask", False):
+            mask = rows.attention_mask.to(self.device)
+        out = self.text_encoder(rows.input_ids.to(self.device), attention_mask=mask)
+        return Text(out[0].float())
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
+        return (posterior.mean.float() - self._shift) * float(self.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        z = latents.to(self.device, torch.float32) / float(self.vae.config.scaling_factor) + self._shift
+        return self.vae.decode(z.to(self.vae.dtype)).sample.float()
+
+    @property
+    def _shift(self) -> float:
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+    # --- the network --------------------------------------------------------------------------------------------
+
+    def noise(self, x: Tensor, text: Text, time: int, call: Call | None) -> Tensor:
+        """See `Backbone.noise`."""
+        flat = x.flatten(0, 1)
+        self.tally.forwards += len(flat)
+        values = None if text.values is None else text.values.flatten(0, 1).to(self.dtype)
+        carried: dict[str, Any] = {}
+        if self._attending and (call is not None or values is not None):
+            carried = {"reinvert": Carried(call, (x.shape[-2], x.shape[-1]), values)}
+        out = self.unet(
+            flat.to(self.dtype),
+            torch.full((len(flat),), time, device=x.device),
+            encoder_hidden_states=text.keys.flatten(0, 1).to(self.dtype),
+            cross_attention_kwargs=carried,
+            return_dict=False,
+        )[0]
+        out = out.to(x.dtype).unflatten(0, x.shape[:2])
+        if self._prediction == "epsilon":
+            return out
+        level = self.level(time)
+        return level.signal * out + level.noise * x
+
+    @contextmanager
+    def attending(self) -> Iterator[None]:
+        """See `Backbone.attending`; may be nested."""
+        if self._attending:
+            yield
+            return
+        with ruled(self.unet, self._layers):
+            self._attending += 1
+            try:
+                yield
+            finally:
+                self._attending -= 1
+
+    def layers(self) -> tuple[Layer, ...]:
+        return self._layers
+
+    def fingerprint(self) -> Fingerprint:
+        """Configuration hash, and the mean magnitude of 32 weight tensors spread over the networks."""
+        networks = (self.unet, self.vae, self.text_encoder)
+        shapes = [(n, tuple(p.shape)) for net in networks for n, p in sorted(net.named_parameters())]
+        tensors = [p for net in networks for _, p in sorted(net.named_parameters())]
+        picked = tensors[:: max(1, len(tensors) // 32)]
+        probe = tuple(round(float(p.detach().float().flatten()[:4096].abs().mean()), 6) for p in picked)
+        return Fingerprint(hashlib.sha256(repr(shapes).encode()).hexdigest()[:16], probe)

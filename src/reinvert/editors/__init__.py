@@ -1,0 +1,1 @@
+"""Editors: one file, one public class each; the file name is the registry name."""

@@ -1,0 +1,61 @@
+"""What every editor is: a frozen dataclass of arguments that binds to the prompts of one edit and becomes `Hooks`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from reinvert.backbones.base import Backbone
+from reinvert.hooks import Chain, Hooks
+
+
+@dataclass(frozen=True)
+class Case:
+    """What an editor may know when it binds.
+
+    `sources` are the source prompts, one per case; `targets` one list of prompts (one per case) per target branch;
+    `path` the trajectory's latents [N + 1, case, channel, h, w], index 0 = clean; `mask` the user's own,
+    [case, 1, h, w] in 0..1 at the latents' size (1 = edit), or None.
+    """
+
+    model: Backbone
+    sources: tuple[str, ...]
+    targets: tuple[tuple[str, ...], ...]
+    steps: int
+    path: Tensor
+    mask: Tensor | None = None
+
+    @property
+    def latent(self) -> tuple[int, int]:
+        """(h, w) of the latents."""
+        return self.path.shape[-2], self.path.shape[-1]
+
+    def pairs(self) -> list[list[tuple[str, str]]]:
+        """(source, target) prompts as [target branch][case]."""
+        return [list(zip(self.sources, target, strict=True)) for target in self.targets]
+
+
+@dataclass(frozen=True)
+class Editor:
+    """Base of all editors; its subclasses' fields are CLI flags, UI widgets and report columns."""
+
+    name: ClassVar[str]
+    needs: ClassVar[str] = "a target prompt"
+    """What a user must give, for `reinvert methods`."""
+
+    def bind(self, case: Case) -> Hooks:
+        """The hooks of one edit. Raises `ReinvertError` for words that do not occur, before anything is computed."""
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self)
+
+
+def bind_all(editors: Sequence[Editor], case: Case) -> Hooks:
+    """One rule for a composition of editors, in order."""
+    hooks = [editor.bind(case) for editor in editors]
+    return hooks[0] if len(hooks) == 1 else Chain(hooks)

@@ -1,0 +1,173 @@
+"""Where an editor may act: rows, sites, and the six hooks.
+
+An `Editor` (see `editors/`) is a frozen set of arguments; bound to the prompts of one edit it becomes `Hooks`, which may
+keep state for that edit. Law: a rule may mix branches, never sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reinvert.level import Moment
+from reinvert.text import Side
+
+Kind = Literal["self", "cross"]
+
+
+class Row(NamedTuple):
+    """One (side, branch) pair that goes through the network, for every case at once. Rows sort by side, then branch."""
+
+    side: Side
+    branch: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An attention layer as the backbone knows it. `part` is where in the network it lies: down, mid or up."""
+
+    name: str
+    part: Literal["down", "mid", "up"]
+    index: int
+    """Its place among the layers of its kind, in order of execution."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in the network, in which side and when an attention happens.
+
+    `grid` is (height, width) of its queries, `latent` of the latents; `branches` names the entries of the branch axis.
+    """
+
+    layer: Layer
+    kind: Kind
+    side: Side
+    grid: tuple[int, int]
+    latent: tuple[int, int]
+    branches: tuple[int, ...]
+    moment: Moment
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Site], Tensor]
+Look = Callable[[Tensor, Moment], Mapping[Row, Tensor]]
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, fused. q, k, v are [branch, case, head, token, dim]; v may have its own dim."""
+    flat = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+    return flat.unflatten(0, q.shape[:2])
+
+
+class Hooks:
+    """What happens during one edit; every hook is a no-op here. Tensors are [branch, case, ...] unless said otherwise."""
+
+    def reads(self, moment: Moment) -> Collection[Side]:
+        """The sides in which a rule reads the source's rows at this moment, so that they must be evaluated."""
+        return ()
+
+    def touches(self, kind: Kind, moment: Moment) -> bool:
+        """Whether `attend` may differ from plain attention at layers of this kind now (a saving, not a filter)."""
+        return False
+
+    def nudge(self, x: Tensor, look: Look, moment: Moment) -> Tensor:
+        """Change the latents before the prediction; `look` asks the network."""
+        return x
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+        """Replace an attention, once per side; heads are [branch, case, head, token, dim]. `inner` is the rule below."""
+        return inner(q, k, v, site)
+
+    def feature(self, h: Tensor, name: str, side: Side, branches: Sequence[int], moment: Moment) -> Tensor:
+        """Replace a feature map, once per side."""
+        return h
+
+    def guide(self, null: Tensor, text: Tensor, scale: Tensor, moment: Moment) -> Tensor:
+        """Combine the two sides of every live branch: classifier-free guidance."""
+        return null + scale * (text - null)
+
+    def blend(self, x: Tensor, moment: Moment) -> Tensor:
+        """Change the latents after the step (and after the anchor)."""
+        return x
+
+
+class Chain(Hooks):
+    """Several rules as one: `attend` nests (the last is outermost), `guide` is the last one's that has its own,
+    the others pipe in order."""
+
+    def __init__(self, parts: Sequence[Hooks]) -> None:
+        self.parts = tuple(parts)
+
+    def reads(self, moment: Moment) -> Collection[Side]:
+        return {side for part in self.parts for side in part.reads(moment)}
+
+    def touches(self, kind: Kind, moment: Moment) -> bool:
+        return any(part.touches(kind, moment) for part in self.parts)
+
+    def nudge(self, x: Tensor, look: Look, moment: Moment) -> Tensor:
+        for part in self.parts:
+            x = part.nudge(x, look, moment)
+        return x
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+        for part in self.parts:
+            inner = _nested(part, inner)
+        return inner(q, k, v, site)
+
+    def feature(self, h: Tensor, name: str, side: Side, branches: Sequence[int], moment: Moment) -> Tensor:
+        for part in self.parts:
+            h = part.feature(h, name, side, branches, moment)
+        return h
+
+    def guide(self, null: Tensor, text: Tensor, scale: Tensor, moment: Moment) -> Tensor:
+        own = [part for part in self.parts if type(part).guide is not Hooks.guide]
+        return (own[-1] if own else Hooks()).guide(null, text, scale, moment)
+
+    def blend(self, x: Tensor, moment: Moment) -> Tensor:
+        for part in self.parts:
+            x = part.blend(x, moment)
+        return x
+
+
+def _nested(part: Hooks, inner: Attend) -> Attend:
+    return lambda q, k, v, site: part.attend(q, k, v, site, inner)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one evaluation of the network carries to its attention layers: its rows, rows that another row answers
+    for, the moment and the rules."""
+
+    rows: tuple[Row, ...]
+    alias: Mapping[Row, Row]
+    moment: Moment
+    hooks: Hooks
+
+    def view(self, side: Side) -> tuple[tuple[int, ...], list[int], list[bool]]:
+        """For one side: its branches, the index of the row that shows each, and whether that row belongs to it."""
+        place = {row: i for i, row in enumerate(self.rows)}
+        seen = sorted(row for row in (*self.rows, *self.alias) if row.side is side)
+        index = [place[self.alias.get(row, row)] for row in seen]
+        return tuple(row.branch for row in seen), index, [row not in self.alias for row in seen]
+
+
+def attend_by_side(q: Tensor, k: Tensor, v: Tensor, call: Call, site_of: Callable[[Side, tuple[int, ...]], Site]) -> Tensor:
+    """Run the rules on every side of [row, case, head, token, dim] and put the results back in row order."""
+    out: list[Tensor | None] = [None] * len(call.rows)
+    for side in Side:
+        branches, index, owned = call.view(side)
+        if not any(owned):
+            continue
+        # A run of neighbouring rows is a view; only rows borrowed from the other side cost a copy.
+        pick: slice | list[int] = index
+        if index == list(range(index[0], index[0] + len(index))):
+            pick = slice(index[0], index[0] + len(index))
+        heads = call.hooks.attend(q[pick], k[pick], v[pick], site_of(side, branches))
+        for head, row, mine in zip(heads, index, owned, strict=True):
+            if mine:
+                out[row] = head
+    return torch.stack([head for head in out if head is not None])

@@ -1,0 +1,118 @@
+"""What every inversion is: a frozen dataclass of arguments with one method that climbs from a picture to noise."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from reinvert.backbones.base import Backbone
+from reinvert.errors import ReinvertError
+from reinvert.loop import State, walk
+from reinvert.steps import ddim
+from reinvert.trajectory import Trajectory, spoken
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step done, of how many, in which stage; what a progress bar needs."""
+
+    stage: str
+    done: int
+    total: int
+
+
+Inverting = Generator[Progress, None, Trajectory]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be inverted: clean latents x0 [case, channel, h, w] with one prompt per case.
+
+    `guidance` is the scale of the edit to come, for methods that fit something to it; `seed` feeds the methods that
+    draw noise.
+    """
+
+    model: Backbone
+    x0: Tensor
+    prompts: tuple[str, ...]
+    steps: int = 50
+    guidance: float = 7.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) != len(self.x0):
+            raise ReinvertError(
+                f"{len(self.x0)} pictures need {len(self.x0)} source prompts, not {len(self.prompts)}"
+            )
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Base of all inversions; its subclasses' fields are CLI flags, UI widgets and report columns."""
+
+    name: ClassVar[str]
+    needs: ClassVar[str] = "a source prompt"
+    """What a user must give, for `reinvert methods`."""
+
+    def stages(self, source: Source) -> Inverting:
+        """Invert, yielding `Progress`; the generator's return value is the trajectory."""
+        raise NotImplementedError
+
+    def invert(self, source: Source) -> Trajectory:
+        """`stages` without the progress."""
+        return finish(self.stages(source))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self)
+
+    def _trajectory(self, source: Source, path: Tensor, **more: Any) -> Trajectory:
+        return Trajectory(
+            path=path,
+            prompts=source.prompts,
+            steps=source.steps,
+            inversion=self.name,
+            settings=self.settings,
+            schedule=source.model.schedule,
+            model=source.model.fingerprint(),
+            info={"model": source.model.name},
+            **more,
+        )
+
+
+def finish(stages: Inverting) -> Trajectory:
+    """Drain the progress and return the trajectory."""
+    while True:
+        try:
+            next(stages)
+        except StopIteration as stop:
+            return stop.value
+
+
+def climb(source: Source, guidance: float = 1.0) -> Generator[Progress, None, Tensor]:
+    """DDIM inversion: the path [N + 1, case, channel, h, w] from clean (0) to noise (N).
+
+        z_{k+1} = signal(k+1) clean_k + noise(k+1) eps(z_k, t_{k+1}, text)
+
+    The network is asked at the upper time with the lower latent. At guidance 1 only the text side is evaluated, at 0
+    only the null side.
+    """
+    model = source.model
+    path = [source.x0]
+    walked = walk(
+        model,
+        tuple(reversed(model.times(source.steps))),
+        State((source.x0[None],)),
+        spoken(model, source.prompts),
+        guidance=(guidance,),
+        step=ddim,
+        who="DDIM inversion",
+    )
+    for moment, state in walked:
+        path.append(state.x[0])
+        yield Progress("inverting", moment.index + 1, source.steps)
+    return torch.stack(path)

@@ -1,0 +1,172 @@
+"""The one denoising loop. Inversion walks it upwards; fitting, reconstruction and editing walk it downwards.
+
+It yields after every step and knows nothing about progress bars, previews or files: whoever iterates decides.
+Rows are its unit of cost: a (side, branch) pair goes through the network only if something reads its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from reinvert.backbones.base import Backbone
+from reinvert.errors import NonFiniteError
+from reinvert.hooks import Call, Hooks, Row
+from reinvert.level import Level, Moment, Split
+from reinvert.text import Side, Speech, Text, join
+
+
+@dataclass(frozen=True)
+class State:
+    """What a step moves. `latents` holds one tensor [branch, case, channel, h, w] (EDICT has two); `memory` is the
+    step's own business (multi-step solvers)."""
+
+    latents: tuple[Tensor, ...]
+    memory: tuple[Tensor, ...] = field(default=())
+
+    @property
+    def x(self) -> Tensor:
+        return self.latents[0]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> State:
+        return replace(self, latents=tuple(change(x) for x in self.latents))
+
+
+Guidance = tuple[float, ...]
+"""The guidance scale of each branch; at 1 the null side is not read, at 0 the text side is not."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Asks the network. Called with latents of all branches it answers with their `Split`, guided and ruled.
+
+    Branches outside `live` get no prediction of their own (their latents will be overwritten): they take part only
+    as far as a rule reads them, and their entries in the answer are zeros.
+    """
+
+    model: Backbone
+    speech: Speech
+    guidance: Guidance
+    hooks: Hooks
+    live: tuple[int, ...]
+
+    def __call__(self, x: Tensor, moment: Moment) -> Split:
+        noise = self.noise(self.hooks.nudge(x, self._look, moment), moment)
+        return Split.of(x, noise, moment.level)
+
+    def noise(self, x: Tensor, moment: Moment) -> Tensor:
+        """The guided noise of every live branch, [branch, case, channel, h, w]."""
+        answers = self._look(x, moment)
+        live = list(self.live)
+        null = torch.stack([answers.get(Row(Side.NULL, b), answers.get(Row(Side.TEXT, b), x[b])) for b in live])
+        text = torch.stack([answers.get(Row(Side.TEXT, b), null[i]) for i, b in enumerate(live)])
+        scale = torch.tensor([self.guidance[b] for b in live], dtype=x.dtype, device=x.device)
+        noise = torch.zeros_like(x)
+        noise[live] = self.hooks.guide(null, text, scale.view(-1, *[1] * (x.ndim - 1)), moment)
+        return noise
+
+    def plain(self, x: Tensor, text: Text, moment: Moment) -> Tensor:
+        """The noise of `x` [case, channel, h, w] given `text` [case, token, dim]: one row, no rules, gradients kept
+        if the caller is inside `torch.enable_grad()`."""
+        return self.model.noise(x[None], text[None], moment.ask, None)[0]
+
+    def _look(self, x: Tensor, moment: Moment) -> dict[Row, Tensor]:
+        rows, alias = self._rows(moment)
+        said = join([self.speech.side(row.side, row.branch, moment.index)[None] for row in rows])
+        call = Call(tuple(rows), alias, moment, self.hooks)
+        with torch.no_grad():
+            answers = self.model.noise(torch.stack([x[row.branch] for row in rows]), said, moment.ask, call)
+        by_row = dict(zip(rows, answers, strict=True))
+        return by_row | {row: by_row[other] for row, other in alias.items()}
+
+    def _rows(self, moment: Moment) -> tuple[list[Row], dict[Row, Row]]:
+        """The rows something reads, and which of them are answered by another row."""
+        wanted = {Row(side, 0) for side in self.hooks.reads(moment)}
+        for branch in self.live:
+            scale = self.guidance[branch]
+            wanted |= {Row(Side.TEXT, branch)} if scale != 0 else set()
+            wanted |= {Row(Side.NULL, branch)} if scale != 1 else set()
+        alias: dict[Row, Row] = {}
+        null, text = Row(Side.NULL, 0), Row(Side.TEXT, 0)
+        # No rule ever changes the source's rows, so where both sides hear the same one row answers for both.
+        if null in wanted and text in wanted and self._says_the_same(moment):
+            wanted.remove(null)
+            alias[null] = text
+        return sorted(wanted), alias
+
+    def _says_the_same(self, moment: Moment) -> bool:
+        null = self.speech.side(Side.NULL, 0, moment.index)
+        return null.same_as(self.speech.side(Side.TEXT, 0, moment.index))
+
+
+Step = Callable[[State, Predictor, Moment], State]
+
+
+class Pull(Protocol):
+    """What the loop asks of an anchor (see `anchor.Anchor`)."""
+
+    def live(self, branches: tuple[int, ...], moment: Moment) -> tuple[int, ...]:
+        """The branches whose own prediction is needed at this moment."""
+        ...
+
+    def pull(self, before: State, after: State, predict: Predictor, step: Step, moment: Moment) -> State:
+        """The state after the correction."""
+        ...
+
+
+def moments(model: Backbone, times: Sequence[int]) -> Iterator[Moment]:
+    """The steps between neighbouring times of a grid, with their levels."""
+    for index, (t, s) in enumerate(pairwise(times)):
+        yield Moment(index, len(times) - 1, t, s, model.level(t), model.level(s))
+
+
+def walk(
+    model: Backbone,
+    times: Sequence[int],
+    state: State,
+    speech: Speech,
+    *,
+    guidance: Guidance,
+    step: Step,
+    hooks: Hooks | None = None,
+    anchor: Pull | None = None,
+    who: str = "the walk",
+) -> Iterator[tuple[Moment, State]]:
+    """Step through `times`, downwards or upwards, yielding (moment, state after the step).
+
+    Raises `NonFiniteError` (naming the step and `who`) as soon as a latent is not finite.
+    """
+    hooks = hooks or Hooks()
+    branches = tuple(range(state.x.shape[0]))
+    for moment in moments(model, times):
+        live = anchor.live(branches, moment) if anchor else branches
+        predict = Predictor(model, speech, guidance, hooks, live)
+        before = state
+        with model.attending():
+            state = step(state, predict, moment)
+            if anchor:
+                state = anchor.pull(before, state, predict, step, moment)
+        state = state.map(lambda x, moment=moment: hooks.blend(x, moment))
+        if not all(bool(torch.isfinite(x).all()) for x in state.latents):
+            raise NonFiniteError(moment.index, moment.steps, who)
+        yield moment, state
+
+
+def last(walked: Iterator[tuple[Moment, State]]) -> State:
+    """Run a walk to its end and return its last state."""
+    state = None
+    for _, state in walked:
+        pass
+    if state is None:
+        raise ValueError("a walk needs at least two times")
+    return state
+
+
+def add_noise(clean: Tensor, noise: Tensor, level: Level) -> Tensor:
+    """The latent at `level` made of a clean latent and given noise."""
+    return Split(clean, noise).at(level)

@@ -1,0 +1,477 @@
+"""Trains picturebook's model from nothing: draws the data, then the VAE, then the text encoder and the UNet.
+
+    python -m reinvert.picturebook.train --out DIR [--vae-minutes 25] [--unet-minutes 100] [--device auto]
+
+Every stage has a time budget, writes a checkpoint (safetensors, no pickles) every few minutes and resumes from it,
+so the same command continues after an interruption. The result, `DIR/model`, is a diffusers folder in fp16.
+
+Latent Diffusion (High-Resolution Image Synthesis with Latent Diffusion Models, 2022, arXiv 2112.10752), the loss
+weighted by min-SNR (Efficient Diffusion Training via Min-SNR Weighting Strategy, 2023, arXiv 2303.09556).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from reinvert.picturebook.draw import SIZE, draw
+from reinvert.picturebook.scene import Scene, held_out, sample_scene
+from reinvert.picturebook.tokenizer import build_tokenizer
+
+SNR_CAP = 5.0
+CAPTION_DROPOUT = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the result except the time spent."""
+
+    scenes: int = 24_000
+    size: int = SIZE
+    vae_channels: tuple[int, ...] = (32, 48, 64)
+    # Batches are per process.
+    vae_batch: int = 6
+    vae_rate: float = 2e-3
+    latent_noise: float = 0.02
+    unet_channels: tuple[int, ...] = (64, 128, 256)
+    unet_batch: int = 12
+    unet_rate: float = 1e-3
+    ema: float = 0.999
+    seed: int = 0
+
+
+# --- data ------------------------------------------------------------------------------------------------------
+
+
+def training_scenes(count: int, seed: int) -> list[Scene]:
+    """`count` scenes, none of which shows a held-out combination."""
+    rng, scenes = Random(seed), list[Scene]()
+    while len(scenes) < count:
+        scene = sample_scene(rng)
+        if not held_out(scene):
+            scenes.append(scene)
+    return scenes
+
+
+def _pixels(job: tuple[Scene, int]) -> NDArray[np.uint8]:
+    return np.asarray(draw(*job))
+
+
+def render_all(scenes: list[Scene], size: int, path: Path) -> NDArray[np.uint8]:
+    """Draw all scenes once, [n, size, size, 3] uint8, on every core; read back when already there."""
+    if not path.exists():
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            pictures = list(pool.map(_pixels, [(scene, size) for scene in scenes], chunksize=64))
+        unfinished = path.with_suffix(".part.npy")
+        np.save(unfinished, np.stack(pictures))
+        unfinished.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+# --- checkpoints and budgets -------------------------------------------------------------------------------------
+
+
+class Stage:
+    """One training stage: modules, their moving average, an optimiser, a clock, and a checkpoint of all of it."""
+
+    def __init__(self, modules: dict[str, nn.Module], rate: float, ema: float, path: Path, budget: float) -> None:
+        self.modules, self.rate, self.ema_rate, self.path, self.budget = modules, rate, ema, path, budget
+        self.parameters = [p for m in modules.values() for p in m.parameters()]
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(self.parameters, rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.step, self.spent, self.losses = 0, 0.0, list[float]()
+        self.leader = not dist.is_initialized() or dist.get_rank() == 0
+        self._resumed_at = time.monotonic()
+        self.elapsed = 0.0
+        if path.exists():
+            self._load()
+        self._tick()
+
+    def _tick(self) -> None:
+        """Read the clock: the leader's, so that all processes agree on the progress."""
+        self.elapsed = self.spent + time.monotonic() - self._resumed_at
+        if dist.is_initialized():
+            clock = torch.tensor([self.elapsed], dtype=torch.float64)
+            dist.broadcast(clock, 0)
+            self.elapsed = float(clock)
+
+    def _share_gradients(self) -> None:
+        """Average the gradients of all processes, in half the bytes."""
+        if not dist.is_initialized():
+            return
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients]).to(torch.bfloat16)
+        dist.all_reduce(flat)
+        flat = flat.float() / dist.get_world_size()
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.elapsed / self.budget)
+
+    def update(self, loss: Tensor, rate: float) -> None:
+        """One AdamW step at `rate`, gradient norm clipped to 1, then the moving average."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._share_gradients()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (self.step + 1) / 100)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.ema_rate, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+        self.losses.append(float(loss.detach()))
+
+    def save(self) -> None:
+        tensors: dict[str, Tensor] = {}
+        for i, (p, average) in enumerate(zip(self.parameters, self.average, strict=True)):
+            tensors[f"{i}.weight"], tensors[f"{i}.average"] = p.detach().contiguous(), average.contiguous()
+            for name, value in self.optimizer.state[p].items():
+                tensors[f"{i}.adam.{name}"] = value.contiguous()
+        meta = {"step": str(self.step), "spent": str(self.elapsed)}
+        unfinished = self.path.with_suffix(".part")
+        save_file(tensors, unfinished, meta)
+        unfinished.replace(self.path)
+
+    def _load(self) -> None:
+        with safe_open(self.path, "pt") as file, torch.no_grad():
+            meta, names = file.metadata(), set(file.keys())
+            for i, p in enumerate(self.parameters):
+                p.copy_(file.get_tensor(f"{i}.weight"))
+                self.average[i].copy_(file.get_tensor(f"{i}.average"))
+                prefix = f"{i}.adam."
+                state = {n.removeprefix(prefix): file.get_tensor(n) for n in names if n.startswith(prefix)}
+                if state:
+                    self.optimizer.state[p] = {
+                        name: value if name == "step" else value.to(p) for name, value in state.items()
+                    }
+        self.step, self.spent = int(meta["step"]), float(meta["spent"])
+
+    def use_average(self) -> None:
+        """Put the moving average into the modules (at the end)."""
+        with torch.no_grad():
+            for p, average in zip(self.parameters, self.average, strict=True):
+                p.copy_(average)
+
+    def run(self, one_loss: Callable[[], tuple[Tensor, float]], name: str, every_s: float = 300.0) -> None:
+        """Step until the budget is spent; `one_loss` gives (loss, learning rate)."""
+        saved = shown = time.monotonic()
+        while self.progress < 1.0:
+            loss, rate = one_loss()
+            self.update(loss, rate)
+            self._tick()
+            now = time.monotonic()
+            if not self.leader:
+                continue
+            if now - shown > 20:
+                mean = sum(self.losses[-200:]) / len(self.losses[-200:])
+                print(f"{name}: step {self.step}, {self.progress:.1%}, {self.elapsed:.0f} s, loss {mean:.4f}", flush=True)
+                shown = now
+            if now - saved > every_s:
+                self.save()
+                saved = now
+        if self.leader:
+            self.save()
+
+
+def batches(count: int, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Endless epochs of shuffled index batches, each sorted (memory maps like it)."""
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(count)
+        for i in range(0, count - size + 1, size):
+            yield np.sort(order[i : i + size])
+
+
+def to_input(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """uint8 [n, h, w, 3] -> float32 [n, 3, h, w] in [-1, 1]."""
+    x = torch.from_numpy(np.ascontiguousarray(pictures)).to(device)
+    return x.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+# --- the VAE -----------------------------------------------------------------------------------------------------
+
+
+def new_vae(recipe: Recipe) -> AutoencoderKL:
+    n = len(recipe.vae_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * n,
+        up_block_types=("UpDecoderBlock2D",) * n,
+        block_out_channels=recipe.vae_channels,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=recipe.size,
+        mid_block_add_attention=False,
+    )
+
+
+def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+
+
+def vae_loss(vae: AutoencoderKL, x: Tensor, noise: float) -> Tensor:
+    """L1 + 4 MSE + edge L1, a light KL, and a pull of the latents' covariance to the identity.
+
+    Without the covariance term two of the four latent directions die and the decoder never passes 29 dB.
+    """
+    posterior = vae.encode(x).latent_dist
+    mean = posterior.mean.float()
+    z = mean + noise * torch.randn_like(mean)
+    y = vae.decode(z).sample.float()
+    flat = mean.transpose(0, 1).flatten(1)
+    centred = flat - flat.mean(1, keepdim=True)
+    covariance = centred @ centred.T / centred.shape[1]
+    spread = (covariance - torch.eye(len(covariance), device=x.device)).square().mean() + flat.mean(1).square().mean()
+    edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
+    # The log-variance head is never sampled from here; the KL keeps it at the noise the decoder was trained for.
+    level = (posterior.logvar.float() - 2 * math.log(noise)).square().mean()
+    return F.l1_loss(y, x) + 4 * F.mse_loss(y, x) + 0.5 * edges + 0.02 * spread + 1e-3 * level
+
+
+def psnr(vae: AutoencoderKL, pictures: NDArray[np.uint8], device: torch.device) -> float:
+    """Mean PSNR in dB of the VAE's round trip (posterior mean), on [0, 1] pixels."""
+    values: list[Tensor] = []
+    with torch.no_grad():
+        for i in range(0, len(pictures), 32):
+            x = to_input(pictures[i : i + 32], device)
+            y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+            values.append(-10 * torch.log10(((x - y) / 2).square().mean((1, 2, 3))))
+    return float(torch.cat(values).mean())
+
+
+def train_vae(
+    recipe: Recipe, pictures: NDArray[np.uint8], out: Path, budget: float, device: torch.device, rank: int = 0
+) -> AutoencoderKL:
+    torch.manual_seed(recipe.seed)
+    vae = new_vae(recipe).to(device, memory_format=torch.channels_last)
+    stage = Stage({"vae": vae}, recipe.vae_rate, 0.998, out / "vae.ckpt.safetensors", budget)
+    order = batches(len(pictures), recipe.vae_batch, recipe.seed + stage.step + 7919 * rank)
+    torch.manual_seed(recipe.seed + stage.step + 7919 * rank)
+
+    def one_loss() -> tuple[Tensor, float]:
+        x = to_input(pictures[next(order)], device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = vae_loss(vae, x, recipe.latent_noise)
+        return loss, recipe.vae_rate * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * stage.progress)))
+
+    stage.run(one_loss, "vae")
+    stage.use_average()
+    return vae.eval()
+
+
+def encode_all(vae: AutoencoderKL, pictures: NDArray[np.uint8], path: Path, device: torch.device) -> Tensor:
+    """Posterior means of all pictures [n, 4, h, w] float32, scaled to unit variance; sets `scaling_factor`."""
+    if not path.exists():
+        parts: list[Tensor] = []
+        with torch.no_grad():
+            for i in range(0, len(pictures), 64):
+                parts.append(vae.encode(to_input(pictures[i : i + 64], device)).latent_dist.mean.cpu())
+        save_file({"latents": torch.cat(parts)}, path)
+    with safe_open(path, "pt") as file:
+        latents = file.get_tensor("latents")
+    scale = round(1 / float(latents.std()), 5)
+    vae.register_to_config(scaling_factor=scale)
+    return latents * scale
+
+
+# --- text encoder and UNet -----------------------------------------------------------------------------------------
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def new_unet(recipe: Recipe, latent: int) -> UNet2DConditionModel:
+    """SD's topology in small: cross-attention at every resolution but the coarsest, and in the middle."""
+    return UNet2DConditionModel(
+        sample_size=latent,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=recipe.unet_channels,
+        layers_per_block=1,
+        attention_head_dim=tuple(c // 32 for c in recipe.unet_channels),
+        cross_attention_dim=128,
+        norm_num_groups=16,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+def train_unet(
+    recipe: Recipe, latents: Tensor, tokens: Tensor, empty: Tensor, tokenizer: CLIPTokenizer, out: Path, budget: float,
+    device: torch.device, rank: int = 0,
+) -> tuple[CLIPTextModel, UNet2DConditionModel]:  # fmt: skip
+    torch.manual_seed(recipe.seed + 1)
+    text_encoder, unet = new_text_encoder(tokenizer).to(device), new_unet(recipe, latents.shape[-1])
+    unet = unet.to(device, memory_format=torch.channels_last)
+    modules: dict[str, nn.Module] = {"text": text_encoder, "unet": unet}
+    stage = Stage(modules, recipe.unet_rate, recipe.ema, out / "unet.ckpt.safetensors", budget)
+    order = batches(len(latents), recipe.unet_batch, recipe.seed + stage.step + 7919 * rank)
+    generator = torch.Generator().manual_seed(recipe.seed + stage.step + 7919 * rank)
+    alphas = new_scheduler().alphas_cumprod.to(device)
+    n = recipe.unet_batch
+
+    def one_loss() -> tuple[Tensor, float]:
+        index = torch.from_numpy(next(order))
+        ids = tokens[index]
+        dropped = torch.rand(n, generator=generator) < CAPTION_DROPOUT
+        ids = torch.where(dropped[:, None], empty, ids).to(device)
+        # Stratified timesteps: one in each n-th of the range, so that no batch misses a noise level.
+        t = ((torch.arange(n) + torch.rand(n, generator=generator)) / n * len(alphas)).long()[torch.randperm(n, generator=generator)]
+        x, noise = latents[index].to(device), torch.randn(latents[index].shape, generator=generator).to(device)
+        t = t.to(device)
+        a = alphas[t][:, None, None, None]
+        noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            words = text_encoder(ids).last_hidden_state
+            predicted = unet(noisy, t, words).sample
+        velocity = a.sqrt() * noise - (1 - a).sqrt() * x
+        # The error of v weighs the implied clean latent by SNR + 1; capped, so that fine detail does not crowd out
+        # what the picture shows and in which colour, which is decided where the SNR is far below 1.
+        snr = alphas[t] / (1 - alphas[t])
+        weight = (snr + 1).clamp(max=SNR_CAP + 1) / (snr + 1)
+        loss = ((predicted.float() - velocity).square().mean((1, 2, 3)) * weight).mean()
+        p = stage.progress
+        return loss, recipe.unet_rate * min(1.0, 0.02 + 0.98 * (1 - p) / 0.45)
+
+    stage.run(one_loss, "unet")
+    stage.use_average()
+    return text_encoder.eval(), unet.eval()
+
+
+# --- the whole -----------------------------------------------------------------------------------------------------
+
+
+def export(
+    folder: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer
+) -> None:
+    """Write a diffusers folder in fp16, loadable by plain `StableDiffusionPipeline.from_pretrained`."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+
+
+def train(recipe: Recipe, out: Path, vae_minutes: float, unet_minutes: float, device: torch.device) -> None:
+    """All stages in this process (one of several, if a process group is up)."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+
+    def leader_first() -> bool:
+        """The leader goes on at once; the others wait until it calls this a second time."""
+        if dist.is_initialized():
+            dist.barrier()
+        return rank == 0
+
+    scenes = training_scenes(recipe.scenes, recipe.seed)
+    if rank == 0:
+        render_all(scenes, recipe.size, out / "pictures.npy")
+    leader_first()
+    pictures = render_all(scenes, recipe.size, out / "pictures.npy")
+    vae = train_vae(recipe, pictures, out, vae_minutes * 60, device, rank)
+    if rank == 0:
+        print(f"VAE round trip: {psnr(vae, pictures[:512], device):.2f} dB", flush=True)
+        encode_all(vae, pictures, out / "latents.safetensors", device)
+    leader_first()
+    latents = encode_all(vae, pictures, out / "latents.safetensors", device)
+    if rank == 0:
+        build_tokenizer(out / "tokenizer")
+    leader_first()
+    tokenizer = build_tokenizer(out / "tokenizer")
+    length = tokenizer.model_max_length
+    rows = tokenizer([s.caption for s in scenes] + [""], padding="max_length", max_length=length, truncation=True)
+    tokens = torch.tensor(rows["input_ids"])
+    text_encoder, unet = train_unet(
+        recipe, latents, tokens[:-1], tokens[-1:], tokenizer, out, unet_minutes * 60, device, rank
+    )
+    if rank == 0:
+        export(out / "model", vae, text_encoder, unet, tokenizer)
+        (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+        print(f"wrote {out / 'model'}", flush=True)
+
+
+def _process(rank: int, count: int, folder: str, job: tuple[Recipe, Path, float, float]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
+    train(*job, torch.device("cpu"))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Train picturebook's model from nothing.")
+    parser.add_argument("--out", type=Path, required=True, help="working folder; run again to resume")
+    parser.add_argument("--vae-minutes", type=float, default=24)
+    parser.add_argument("--unet-minutes", type=float, default=100)
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--processes", type=int, default=0, help="on the CPU: single-thread processes (0 = one a core)")
+    parser.add_argument("--scenes", type=int, default=Recipe.scenes)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(scenes=args.scenes, seed=args.seed)
+    if args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available()):
+        train(recipe, out, args.vae_minutes, args.unet_minutes, torch.device("cuda"))
+        return
+    # Single-thread processes that average gradients stand a busy machine; threads of one process wait for each other.
+    count = args.processes or os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_process, (count, folder, (recipe, out, args.vae_minutes, args.unet_minutes)), count)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Finds methods by name: the file name is the name. Nothing is imported until it is asked for.
+
+Methods of other packages join through the entry-point groups `reinvert.inversions` and `reinvert.editors`. A method's
+dataclass fields are its schema: CLI flags, UI widgets and report columns are made from it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import pkgutil
+import re
+import textwrap
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal, cast
+
+from reinvert.editors.base import Editor
+from reinvert.errors import ReinvertError
+from reinvert.inversions.base import Inversion
+
+Group = Literal["inversions", "editors"]
+_BASES: dict[Group, type] = {"inversions": Inversion, "editors": Editor}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One field of a method: its name, type, default and one-paragraph help."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """What `reinvert methods` shows: one sentence, the papers (title, year, arXiv id), needs and arguments."""
+
+    name: str
+    group: Group
+    sentence: str
+    papers: tuple[str, ...]
+    needs: str
+    arguments: tuple[Argument, ...]
+
+
+def names(group: Group) -> tuple[str, ...]:
+    """Every registered name, sorted."""
+    package = import_module(f"reinvert.{group}")
+    own = {m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base"}
+    return tuple(sorted(own | {point.name for point in entry_points(group=f"reinvert.{group}")}))
+
+
+def find(group: Group, name: str) -> type[Any]:
+    """The class behind a name; an unknown name is answered with the nearest ones."""
+    known = names(group)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, 0.4) or list(known)
+        raise ReinvertError(f"there is no {group.removesuffix('s')} {name!r}; did you mean {' or '.join(near)}?")
+    for point in entry_points(group=f"reinvert.{group}"):
+        if point.name == name:
+            return cast(type[Any], point.load())
+    module = import_module(f"reinvert.{group}.{name}")
+    base = _BASES[group]
+    found = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+    return next(c for c in found if issubclass(c, base))
+
+
+def make(group: Group, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """An instance; unknown or missing arguments are named in one sentence."""
+    cls = find(group, name)
+    known = [f.name for f in fields(cls)]
+    for given in arguments or {}:
+        if given not in known:
+            raise ReinvertError(f"{name} has no argument {given!r}; it has {', '.join(known) or 'none'}")
+    return cls(**(arguments or {}))
+
+
+def arguments(cls: type[Any]) -> tuple[Argument, ...]:
+    """The schema of a method, with the string below each field as its help."""
+    types, help_of = typing.get_type_hints(cls), _field_docs(cls)
+    made: list[Argument] = []
+    for f in fields(cls):
+        default = f.default if f.default is not MISSING else None
+        if f.default_factory is not MISSING:
+            default = f.default_factory()
+        made.append(Argument(f.name, types[f.name], default, help_of.get(f.name, "")))
+    return tuple(made)
+
+
+def describe(group: Group, name: str) -> Method:
+    """What is told about a method, read from its page: the module docstring and the dataclass."""
+    cls = find(group, name)
+    text = inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or ""
+    flat = " ".join(text.split())
+    papers = tuple(
+        f"{m['title'].strip()} ({m['year']}, arXiv {m['id']})"
+        for m in re.finditer(r"(?P<title>[A-Z][^.;]*?), (?P<year>\d{4}), arXiv (?P<id>\d{4}\.\d{4,5})", flat)
+    )
+    return Method(name, group, text.split("\n\n")[0].replace("\n", " "), papers, cls.needs, arguments(cls))
+
+
+def _field_docs(cls: type[Any]) -> dict[str, str]:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    body = cast(ast.ClassDef, tree.body[0]).body
+    docs: dict[str, str] = {}
+    for field_node, doc in zip(body, body[1:], strict=False):
+        if isinstance(field_node, ast.AnnAssign) and isinstance(field_node.target, ast.Name):
+            if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+                docs[field_node.target.id] = " ".join(str(doc.value.value).split())
+    return docs

@@ -1,0 +1,193 @@
+"""Trajectory: the result of an inversion, as a value and as a file.
+
+It holds where the source's walk begins, what is said in the null side, and where the source must be; with the settings
+that made it. It belongs to no pipeline: it can be saved, loaded, checked against a model, and edited many times.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reinvert.anchor import Anchor
+from reinvert.backbones.base import Backbone, Fingerprint
+from reinvert.errors import ReinvertError
+from reinvert.hooks import Hooks
+from reinvert.image import atomic_write
+from reinvert.level import Moment
+from reinvert.loop import Guidance, State, walk
+from reinvert.steps import ddim
+from reinvert.text import Speech, Text
+
+FORMAT = "reinvert-trajectory-1"
+SUFFIX = ".trajectory.safetensors"
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An inverted batch of cases.
+
+    `path` is [N + 1, case, channel, h, w], index 0 = clean, N = noisiest: the latents of the inversion, or those
+    the source is to follow. `null` is [N or 1, case, token, dim] or None (the empty prompt). `pulled` is the anchor
+    without its path, or None if the source walks freely. `guidance` is the scale a null side was fitted to, if any.
+    """
+
+    path: Tensor
+    prompts: tuple[str, ...]
+    steps: int
+    inversion: str
+    settings: Mapping[str, Any]
+    schedule: str
+    model: Fingerprint
+    null: Tensor | None = None
+    null_for_targets: bool = True
+    pulled: Mapping[str, Any] | None = None
+    guidance: float | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def start(self) -> Tensor:
+        """[case, channel, h, w], the noisiest latent."""
+        return self.path[-1]
+
+    @property
+    def anchor(self) -> Anchor | None:
+        return None if self.pulled is None else Anchor(self.path, **self.pulled)
+
+    def speech(self, model: Backbone, targets: Sequence[Sequence[str]]) -> Speech:
+        """What is said when the source is edited to `targets` (one list of prompts per target branch)."""
+        cases = len(self.prompts)
+        said = model.encode_text([*self.prompts, *(p for target in targets for p in target), ""])
+        text = Text(said.keys[:-1].unflatten(0, (1 + len(targets), cases)))
+        empty = Text(said.keys[-1:].expand(cases, -1, -1))
+        null = None if self.null is None else self.null.to(model.device)
+        return Speech(text, empty, null, self.null_for_targets)
+
+    def walk(
+        self,
+        model: Backbone,
+        targets: Sequence[Sequence[str]] = (),
+        hooks: Hooks | None = None,
+        guidance: float = 7.5,
+    ) -> Iterator[tuple[Moment, State]]:
+        """Render the source (branch 0) and its targets (branches 1..) again, step by step."""
+        self.check(model)
+        if self.guidance is not None and self.guidance != guidance:
+            raise ReinvertError(
+                f"this {self.inversion} trajectory was fitted to guidance {self.guidance:g} and falls apart at "
+                f"{guidance:g}; edit with --guidance {self.guidance:g} or invert again"
+            )
+        branches = 1 + len(targets)
+        path = self.path.to(model.device)
+        scales: Guidance = (guidance,) * branches
+        return walk(
+            model,
+            model.times(self.steps),
+            State((path[-1].expand(branches, *path.shape[1:]).clone(),)),
+            self.speech(model, targets),
+            guidance=scales,
+            step=ddim,
+            hooks=hooks,
+            anchor=None if self.pulled is None else Anchor(path, **self.pulled),
+            who=f"the edit after {self.inversion} inversion",
+        )
+
+    # --- checks and files ---------------------------------------------------------------------------------------
+
+    def check(self, model: Backbone) -> None:
+        """Refuse, in one sentence, a model or schedule other than the one that made this trajectory."""
+        made = self.info.get("model", "another model")
+        if not self.model.matches(model.fingerprint()):
+            raise ReinvertError(
+                f"this trajectory was made with {made}, not with {model.name}; "
+                "load that model, or invert the picture again"
+            )
+        if self.schedule != model.schedule:
+            raise ReinvertError(
+                f"this trajectory was made on another noise schedule than that of {model.name}; invert again"
+            )
+
+    def check_steps(self, steps: int | None) -> None:
+        """Refuse another number of steps than the inversion took."""
+        if steps is not None and steps != self.steps:
+            raise ReinvertError(
+                f"this trajectory has {self.steps} steps, not {steps}; leave --steps out or invert again"
+            )
+
+    def case(self, index: int) -> Trajectory:
+        """One case of the batch, as a trajectory of its own."""
+        pick = slice(index, index + 1)
+        null = None if self.null is None else self.null[:, pick].clone()
+        return replace(self, path=self.path[:, pick].clone(), prompts=(self.prompts[index],), null=null)
+
+    def save(self, path: str | Path, *, half: bool = False) -> None:
+        """Write a safetensors file with the settings in its header; `half` stores the tensors in float16."""
+        keep = torch.float16 if half else self.path.dtype
+        tensors = {"path": self.path.to("cpu", keep).contiguous()}
+        if self.null is not None:
+            tensors["null"] = self.null.to("cpu", torch.float16 if half else torch.float32).contiguous()
+        header = {
+            "format": FORMAT,
+            "prompts": json.dumps(self.prompts),
+            "steps": str(self.steps),
+            "inversion": self.inversion,
+            "settings": json.dumps(self.settings, sort_keys=True),
+            "schedule": self.schedule,
+            "model": json.dumps(asdict(self.model)),
+            "null_for_targets": json.dumps(self.null_for_targets),
+            "pulled": json.dumps(self.pulled, sort_keys=True),
+            "guidance": json.dumps(self.guidance),
+            "info": json.dumps(self.info, sort_keys=True),
+        }
+        atomic_write(path, lambda file: save_file(tensors, file, header))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trajectory:
+        """Read a file written by `save`; tensors come back in float32 (float64 stays)."""
+        path = Path(path)
+        if not path.is_file():
+            raise ReinvertError(f"{path} does not exist; write one with `reinvert invert`")
+        try:
+            with safe_open(path, "pt") as file:
+                header: dict[str, str] = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if header.get("format") != FORMAT:
+                raise ReinvertError(f"{path} is not a reinvert trajectory; write one with `reinvert invert`")
+            fingerprint = json.loads(header["model"])
+            wide = {n: t if t.dtype == torch.float64 else t.float() for n, t in tensors.items()}
+            return cls(
+                path=wide["path"],
+                prompts=tuple(json.loads(header["prompts"])),
+                steps=int(header["steps"]),
+                inversion=header["inversion"],
+                settings=json.loads(header["settings"]),
+                schedule=header["schedule"],
+                model=Fingerprint(fingerprint["config"], tuple(fingerprint["probe"])),
+                null=wide.get("null"),
+                null_for_targets=json.loads(header["null_for_targets"]),
+                pulled=json.loads(header["pulled"]),
+                guidance=json.loads(header["guidance"]),
+                info=json.loads(header["info"]),
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            if isinstance(error, ReinvertError):
+                raise
+            raise ReinvertError(f"{path} is damaged or not a reinvert trajectory; invert again") from error
+
+
+def spoken(model: Backbone, prompts: Sequence[str], empty: str = "") -> Speech:
+    """The speech of a source alone: one branch that says `prompts`."""
+    said = model.encode_text([*prompts, empty])
+    n = len(prompts)
+    return Speech(Text(said.keys[None, :n]), Text(said.keys[n:].expand(n, -1, -1)))
+
+
+__all__ = ["FORMAT", "SUFFIX", "Trajectory", "spoken"]

@@ -1,0 +1,408 @@
+"""The public verbs: edit, invert, reconstruct. Each takes one picture or a list of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reinvert import registry
+from reinvert.backbones.base import Backbone
+from reinvert.editors.base import Case, Editor, bind_all
+from reinvert.editors.local_blend import LocalBlend
+from reinvert.editors.p2p import P2P
+from reinvert.errors import ReinvertError
+from reinvert.hooks import Hooks
+from reinvert.image import Fit, FitMode, as_rgb, fit_image, fit_mask, open_image, open_mask, to_image, to_tensor
+from reinvert.inversions.base import Inversion, Progress, Source
+from reinvert.trajectory import Trajectory
+
+Picture = Image.Image
+Picturelike = Picture | str | Path
+Watch = Callable[[Progress], None]
+EditorLike = str | Editor | Sequence["str | Editor"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One edited picture.
+
+    `images` has one picture per target prompt and `image` is the first. `reconstruction` is the source branch
+    rendered again. `latents` is [branch, channel, h, w] with branch 0 the source. `forwards` and `backwards` count
+    single-sample evaluations of the network, and `seconds` the wall clock, for the whole call that made it (all
+    pictures of a batch together; inversion included unless a trajectory was given). `settings` says how it was made.
+    """
+
+    images: tuple[Picture, ...]
+    reconstruction: Picture
+    latents: Tensor = field(repr=False)
+    forwards: int
+    backwards: int
+    seconds: float
+    settings: Mapping[str, Any]
+    fit: Fit | None = None
+
+    @property
+    def image(self) -> Picture:
+        return self.images[0]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures as a model takes them: latents [case, channel, h, w] and how each picture was fitted."""
+
+    latents: Tensor
+    fits: tuple[Fit, ...]
+    pictures: tuple[Picture, ...]
+
+
+def prepare(model: Backbone, pictures: Sequence[Picturelike], fit: FitMode = "crop") -> Prepared:
+    """Open, fit and encode pictures. All of a batch must come out the same size."""
+    opened = [open_image(p) if isinstance(p, str | Path) else as_rgb(p) for p in pictures]
+    fitted = [fit_image(p, model.image_size, model.multiple, fit) for p in opened]
+    if len({picture.size for picture, _ in fitted}) > 1:
+        raise ReinvertError("pictures of one batch must come out the same size; use --fit crop, or edit them one by one")
+    latents = model.encode(to_tensor([picture for picture, _ in fitted]))
+    return Prepared(latents, tuple(f for _, f in fitted), tuple(picture for picture, _ in fitted))
+
+
+def invert(
+    model: Backbone,
+    image: Picturelike | Sequence[Picturelike],
+    source: str | Sequence[str],
+    *,
+    inversion: str | Inversion = "direct",
+    steps: int = 50,
+    guidance: float = 7.5,
+    seed: int = 0,
+    fit: FitMode = "crop",
+    watch: Watch | None = None,
+    **arguments: Any,
+) -> Trajectory:
+    """Invert one picture, or a list of them as one batch, and return the `Trajectory`.
+
+    `inversion` is a registered name or an instance; further keyword arguments are fields of the named method.
+    `guidance` is the scale of the edit to come (null-text inversion is fitted to it). `watch` is called with each
+    `Progress`.
+    """
+    pictures, sources = _batch(image, source)
+    method = _inversion(inversion, arguments)
+    prepared = prepare(model, pictures, fit)
+    return _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
+
+
+def edit(
+    model: Backbone,
+    image: Picturelike | Sequence[Picturelike] | Trajectory,
+    *,
+    target: str | Sequence[str],
+    source: str | Sequence[str] | None = None,
+    inversion: str | Inversion = "direct",
+    editor: EditorLike = "p2p",
+    steps: int | None = None,
+    guidance: float = 7.5,
+    seed: int = 0,
+    blend: tuple[str, str] | None = None,
+    boost: Mapping[str, float] | None = None,
+    mask: Picturelike | None = None,
+    fit: FitMode = "crop",
+    watch: Watch | None = None,
+    **arguments: Any,
+) -> Any:
+    """Edit a picture with words; returns a `Result`, or a list of them for a list of pictures.
+
+    `image` is a picture (PIL, or a path), a list of pictures, or a `Trajectory` (then source, inversion and steps are
+    the trajectory's). For one picture `target` may be a list: several edits that share the inversion. For a list of
+    pictures, `source` and `target` have one prompt per picture.
+
+    `inversion` and `editor` are registered names, "+"-joined names ("p2p+proximal"), instances, or lists of editors.
+    `blend=("cat", "dog")` adds local_blend on those words; `mask` (white = edit) replaces the words; `boost` is P2P's.
+    Further keyword arguments are fields of the inversion or of an editor. `steps` defaults to 50. `seed` feeds the
+    methods that draw noise; those of this package's P2P family draw none.
+
+    Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
+    """
+    started, tally = time.perf_counter(), model.tally.copy()
+    for_inversion, for_editors = _sort_arguments(inversion, editor, arguments)
+    editors = _editors(editor, for_editors, blend, boost, mask is not None)
+    if isinstance(image, Trajectory):
+        if source is not None and tuple([source] if isinstance(source, str) else source) != image.prompts:
+            raise ReinvertError(f"this trajectory was made for {image.prompts[0]!r}; leave --source out")
+        image.check(model)
+        image.check_steps(steps)
+        trajectory, prepared = image, None
+        single = len(trajectory.prompts) == 1
+        targets = _targets(target, len(trajectory.prompts))
+        _check_words(model, editors, trajectory.prompts, targets, trajectory.path, trajectory.steps)
+        masks = _mask(mask, None, trajectory)
+    else:
+        if source is None:
+            raise ReinvertError("say what the picture shows: source=... (--source)")
+        single = isinstance(image, str | Path | Image.Image)
+        pictures, sources = _batch(image, source)
+        targets = _targets(target, len(sources))
+        method = _inversion(inversion, for_inversion)
+        model.times(steps or 50)
+        prepared = prepare(model, pictures, fit)
+        _check_words(model, editors, sources, targets, prepared.latents[None], steps or 50)
+        masks = _mask(mask, prepared, None)
+        trajectory = _inverted(model, prepared, sources, method, steps or 50, guidance, seed, watch)
+    case = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path.to(model.device), masks)
+    x = None
+    for moment, state in trajectory.walk(model, targets, bind_all(editors, case), guidance):
+        x = state.x
+        if watch is not None:
+            watch(Progress("editing", moment.index + 1, moment.steps))
+    assert x is not None
+    settings = _settings(model, trajectory, editors, targets, guidance, seed)
+    results = _results(model, x, targets, settings, prepared)
+    spent = model.tally.since(tally)
+    seconds = time.perf_counter() - started
+    results = [
+        replace(r, forwards=spent.forwards, backwards=spent.backwards, seconds=round(seconds, 3)) for r in results
+    ]
+    return results[0] if single else results
+
+
+def reconstruct(
+    model: Backbone,
+    image: Picturelike | Sequence[Picturelike] | Trajectory,
+    source: str | Sequence[str] | None = None,
+    *,
+    inversion: str | Inversion = "direct",
+    steps: int | None = None,
+    guidance: float = 7.5,
+    seed: int = 0,
+    fit: FitMode = "crop",
+    watch: Watch | None = None,
+    **arguments: Any,
+) -> Any:
+    """Invert and render the source again, with no edit; a `Result` (or a list) whose `image` is the reconstruction."""
+    started, tally = time.perf_counter(), model.tally.copy()
+    prepared = None
+    if isinstance(image, Trajectory):
+        image.check_steps(steps)
+        trajectory, single = image, len(image.prompts) == 1
+    else:
+        if source is None:
+            raise ReinvertError("say what the picture shows: source=... (--source)")
+        single = isinstance(image, str | Path | Image.Image)
+        pictures, sources = _batch(image, source)
+        prepared = prepare(model, pictures, fit)
+        method = _inversion(inversion, arguments)
+        trajectory = _inverted(model, prepared, sources, method, steps or 50, guidance, seed, watch)
+    x = None
+    for moment, state in trajectory.walk(model, (), Hooks(), guidance):
+        x = state.x
+        if watch is not None:
+            watch(Progress("reconstructing", moment.index + 1, moment.steps))
+    assert x is not None
+    settings = _settings(model, trajectory, (), (), guidance, seed)
+    spent = model.tally.since(tally)
+    seconds = round(time.perf_counter() - started, 3)
+    made = [
+        replace(r, images=(r.reconstruction,), forwards=spent.forwards, backwards=spent.backwards, seconds=seconds)
+        for r in _results(model, x, (), settings, prepared)
+    ]
+    return made[0] if single else made
+
+
+# --- the parts ---------------------------------------------------------------------------------------------------
+
+
+def _batch(image: Any, source: str | Sequence[str]) -> tuple[list[Picturelike], tuple[str, ...]]:
+    pictures = [image] if isinstance(image, str | Path | Image.Image) else list(image)
+    sources = (source,) if isinstance(source, str) else tuple(source)
+    if len(pictures) != len(sources):
+        raise ReinvertError(f"{len(pictures)} pictures need {len(pictures)} source prompts, not {len(sources)}")
+    if not pictures:
+        raise ReinvertError("give at least one picture")
+    return pictures, sources
+
+
+def _targets(target: str | Sequence[str], cases: int) -> tuple[tuple[str, ...], ...]:
+    """[target branch][case]: a list is several edits of one picture, or one edit for each of several."""
+    prompts = (target,) if isinstance(target, str) else tuple(target)
+    if not prompts:
+        raise ReinvertError("give a target prompt (--target)")
+    if cases == 1:
+        return tuple((prompt,) for prompt in prompts)
+    if len(prompts) != cases:
+        raise ReinvertError(f"{cases} pictures need {cases} target prompts, not {len(prompts)}")
+    return (prompts,)
+
+
+def _inversion(inversion: str | Inversion, arguments: Mapping[str, Any]) -> Inversion:
+    if isinstance(inversion, Inversion):
+        if arguments:
+            raise ReinvertError(f"set {', '.join(arguments)} on the inversion itself, or name it by a string")
+        return inversion
+    return registry.make("inversions", inversion, arguments)
+
+
+def editor_names(editor: EditorLike) -> list[str | Editor]:
+    """ "p2p+proximal" or a list, as a list."""
+    if isinstance(editor, str):
+        return [name.strip() for name in editor.split("+")]
+    return [editor] if isinstance(editor, Editor) else [n for e in editor for n in editor_names(e)]
+
+
+def _sort_arguments(
+    inversion: str | Inversion, editor: EditorLike, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Which keyword belongs to the inversion and which to an editor; an unknown one is an error."""
+    inverts = type(inversion) if isinstance(inversion, Inversion) else registry.find("inversions", inversion)
+    edits = [type(e) if isinstance(e, Editor) else registry.find("editors", e) for e in editor_names(editor)]
+    own = {f.name for f in registry.arguments(inverts)}
+    theirs = {f.name for cls in [*edits, LocalBlend] for f in registry.arguments(cls)}
+    for name in arguments:
+        if name not in own | theirs:
+            raise ReinvertError(
+                f"neither the inversion nor the editor has an argument {name!r}; they have "
+                f"{', '.join(sorted(own | theirs))}"
+            )
+    return (
+        {n: v for n, v in arguments.items() if n in own},
+        {n: v for n, v in arguments.items() if n in theirs and n not in own},
+    )
+
+
+def _editors(
+    editor: EditorLike,
+    arguments: Mapping[str, Any],
+    blend: tuple[str, str] | None,
+    boost: Mapping[str, float] | None,
+    masked: bool,
+) -> tuple[Editor, ...]:
+    """The editors in order, local_blend last where blend words or a mask ask for it."""
+    made: list[Editor] = []
+    for item in editor_names(editor):
+        if isinstance(item, Editor):
+            made.append(item)
+            continue
+        fields = {a.name for a in registry.arguments(registry.find("editors", item))}
+        own = {n: v for n, v in arguments.items() if n in fields}
+        made.append(registry.make("editors", item, own))
+    if boost:
+        if not any(isinstance(e, P2P) for e in made):
+            raise ReinvertError("boost belongs to p2p; choose --editor p2p")
+        made = [replace(e, boost=dict(boost)) if isinstance(e, P2P) else e for e in made]
+    blends = [e for e in made if isinstance(e, LocalBlend)]
+    if (blend or masked) and not blends:
+        fields = {a.name for a in registry.arguments(LocalBlend)}
+        made.append(LocalBlend(**{n: v for n, v in arguments.items() if n in fields}))
+    if blend:
+        words = {"source_words": _words(blend[0]), "target_words": _words(blend[1])}
+        made = [replace(e, **words) if isinstance(e, LocalBlend) else e for e in made]
+    return tuple(made)
+
+
+def _words(given: str) -> tuple[str, ...]:
+    """ "cat" -> ("cat",); "" -> (); words separated by commas are several."""
+    return tuple(word.strip() for word in given.split(",") if word.strip())
+
+
+def _check_words(
+    model: Backbone,
+    editors: Sequence[Editor],
+    sources: Sequence[str],
+    targets: tuple[tuple[str, ...], ...],
+    path: Tensor,
+    steps: int,
+) -> None:
+    """Bind once before anything is computed, so that a word that does not occur is an error now."""
+    stand_in = torch.zeros(1, len(sources), 1, *path.shape[-2:])
+    mask = torch.zeros(len(sources), 1, *path.shape[-2:]) if any(isinstance(e, LocalBlend) for e in editors) else None
+    for e in editors:
+        wordless = isinstance(e, LocalBlend) and not e.source_words and not e.target_words
+        e.bind(Case(model, tuple(sources), targets, steps, stand_in, mask if wordless else None))
+
+
+def _mask(mask: Picturelike | None, prepared: Prepared | None, trajectory: Trajectory | None) -> Tensor | None:
+    """A user's mask at the latents' size, [case, 1, h, w] of 0 and 1: a cell counts if any of its pixels does."""
+    if mask is None:
+        return None
+    picture = open_mask(mask) if isinstance(mask, str | Path) else mask.convert("L")
+    if prepared is not None:
+        fitted = [fit_mask(picture, fit) for fit in prepared.fits]
+        size = prepared.latents.shape[-2:]
+    else:
+        assert trajectory is not None
+        known = trajectory.info.get("fits")
+        fitted = [fit_mask(picture, Fit(**_fit_fields(f))) for f in known] if known else [picture]
+        size = trajectory.path.shape[-2:]
+    stacked = torch.stack([torch.from_numpy(np.asarray(m, dtype=np.float32) / 255) for m in fitted])
+    return torch.nn.functional.adaptive_max_pool2d(stacked[:, None], tuple(size)).round()
+
+
+def _fit_fields(saved: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+
+
+def _inverted(
+    model: Backbone,
+    prepared: Prepared,
+    sources: tuple[str, ...],
+    method: Inversion,
+    steps: int,
+    guidance: float,
+    seed: int,
+    watch: Watch | None,
+) -> Trajectory:
+    stages = method.stages(Source(model, prepared.latents, sources, steps, guidance, seed))
+    while True:
+        try:
+            progress = next(stages)
+        except StopIteration as stop:
+            trajectory: Trajectory = stop.value
+            fits = [{k: getattr(f, k) for k in f.__dataclass_fields__} for f in prepared.fits]
+            return replace(trajectory, info={**trajectory.info, "fits": fits, "seed": seed})
+        if watch is not None:
+            watch(progress)
+
+
+def _settings(
+    model: Backbone,
+    trajectory: Trajectory,
+    editors: Sequence[Editor],
+    targets: tuple[tuple[str, ...], ...],
+    guidance: float,
+    seed: int,
+) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "source": list(trajectory.prompts),
+        "target": [list(t) for t in targets],
+        "inversion": {"name": trajectory.inversion, **trajectory.settings},
+        "editors": [{"name": e.name, **e.settings} for e in editors],
+        "steps": trajectory.steps,
+        "guidance": guidance,
+        "seed": seed,
+    }
+
+
+def _results(
+    model: Backbone,
+    x: Tensor,
+    targets: tuple[tuple[str, ...], ...],
+    settings: dict[str, Any],
+    prepared: Prepared | None,
+) -> Iterator[Result]:
+    """One result per case from the final latents [branch, case, channel, h, w]."""
+    for i in range(x.shape[1]):
+        pictures = [to_image(picture) for picture in model.decode(x[:, i].float())]
+        own = {**settings, "source": settings["source"][i], "target": [t[i] for t in targets]}
+        fit = None if prepared is None else prepared.fits[i]
+        yield Result(tuple(pictures[1:]), pictures[0], x[:, i].cpu(), 0, 0, 0.0, own, fit)
+
+
+__all__ = ["Prepared", "Result", "edit", "editor_names", "invert", "prepare", "reconstruct"]
