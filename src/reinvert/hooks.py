@@ -1,7 +1,7 @@
 """Where an editor may act: rows, sites, and the six hooks.
 
-An `Editor` (see `editors/`) is a frozen set of arguments; bound to the prompts of one edit it becomes `Hooks`, which may
-keep state for that edit. Law: a rule may mix branches, never sides.
+An `Editor` (see `editors/`) is a frozen set of arguments; bound to the prompts of one edit it becomes `Hooks`, which
+may keep state for that edit. Law: a rule may mix branches, never sides.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
 
 
 class Hooks:
-    """What happens during one edit; every hook is a no-op here. Tensors are [branch, case, ...] unless said otherwise."""
+    """What happens during one edit; every hook is a no-op here. Tensors are [branch, case, ...] unless said."""
 
     def reads(self, moment: Moment) -> Collection[Side]:
         """The sides in which a rule reads the source's rows at this moment, so that they must be evaluated."""
@@ -79,7 +79,7 @@ class Hooks:
         return x
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
-        """Replace an attention, once per side; heads are [branch, case, head, token, dim]. `inner` is the rule below."""
+        """Replace an attention, once per side; heads are [branch, case, head, token, dim], `inner` the rule below."""
         return inner(q, k, v, site)
 
     def feature(self, h: Tensor, name: str, side: Side, branches: Sequence[int], moment: Moment) -> Tensor:
@@ -155,7 +155,9 @@ class Call:
         return tuple(row.branch for row in seen), index, [row not in self.alias for row in seen]
 
 
-def attend_by_side(q: Tensor, k: Tensor, v: Tensor, call: Call, site_of: Callable[[Side, tuple[int, ...]], Site]) -> Tensor:
+def attend_by_side(
+    q: Tensor, k: Tensor, v: Tensor, call: Call, site_of: Callable[[Side, tuple[int, ...]], Site]
+) -> Tensor:
     """Run the rules on every side of [row, case, head, token, dim] and put the results back in row order."""
     out: list[Tensor | None] = [None] * len(call.rows)
     for side in Side:

@@ -159,11 +159,7 @@ def walk(
 
 def last(walked: Iterator[tuple[Moment, State]]) -> State:
     """Run a walk to its end and return its last state."""
-    state = None
-    for _, state in walked:
-        pass
-    if state is None:
-        raise ValueError("a walk needs at least two times")
+    *_, (_, state) = walked
     return state
 
 

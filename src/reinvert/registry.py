@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from importlib.metadata import entry_points
+from itertools import pairwise
 from typing import Any, Literal, cast
 
 from reinvert.editors.base import Editor
@@ -25,6 +26,11 @@ from reinvert.inversions.base import Inversion
 
 Group = Literal["inversions", "editors"]
 _BASES: dict[Group, type] = {"inversions": Inversion, "editors": Editor}
+
+# "Title, year, arXiv id" at the start of a sentence.
+_PAPER = re.compile(
+    r"(?:^|\. )(?P<title>(?:(?!\. ).)*?), (?P<year>\d{4}), arXiv (?P<id>\d{4}\.\d{4,5})"
+)
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,9 @@ def describe(group: Group, name: str) -> Method:
     """What is told about a method, read from its page: the module docstring and the dataclass."""
     cls = find(group, name)
     text = inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or ""
-    flat = " ".join(text.split())
+    prose = [" ".join(part.split()) for part in text.split("\n\n") if not part.startswith(" ")]
     papers = tuple(
-        f"{m['title'].strip()} ({m['year']}, arXiv {m['id']})"
-        for m in re.finditer(r"(?P<title>[A-Z][^.;]*?), (?P<year>\d{4}), arXiv (?P<id>\d{4}\.\d{4,5})", flat)
+        f"{m['title']} ({m['year']}, arXiv {m['id']})" for part in prose for m in _PAPER.finditer(part)
     )
     return Method(name, group, text.split("\n\n")[0].replace("\n", " "), papers, cls.needs, arguments(cls))
 
@@ -109,7 +114,7 @@ def _field_docs(cls: type[Any]) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = cast(ast.ClassDef, tree.body[0]).body
     docs: dict[str, str] = {}
-    for field_node, doc in zip(body, body[1:], strict=False):
+    for field_node, doc in pairwise(body):
         if isinstance(field_node, ast.AnnAssign) and isinstance(field_node.target, ast.Name):
             if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
                 docs[field_node.target.id] = " ".join(str(doc.value.value).split())

@@ -158,7 +158,7 @@ class Trajectory:
         try:
             with safe_open(path, "pt") as file:
                 header: dict[str, str] = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
             if header.get("format") != FORMAT:
                 raise ReinvertError(f"{path} is not a reinvert trajectory; write one with `reinvert invert`")
             fingerprint = json.loads(header["model"])

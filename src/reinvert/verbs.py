@@ -68,7 +68,7 @@ def prepare(model: Backbone, pictures: Sequence[Picturelike], fit: FitMode = "cr
     opened = [open_image(p) if isinstance(p, str | Path) else as_rgb(p) for p in pictures]
     fitted = [fit_image(p, model.image_size, model.multiple, fit) for p in opened]
     if len({picture.size for picture, _ in fitted}) > 1:
-        raise ReinvertError("pictures of one batch must come out the same size; use --fit crop, or edit them one by one")
+        raise ReinvertError("pictures of one batch must come out the same size; use --fit crop, or one at a time")
     latents = model.encode(to_tensor([picture for picture, _ in fitted]))
     return Prepared(latents, tuple(f for _, f in fitted), tuple(picture for picture, _ in fitted))
 

@@ -6,13 +6,13 @@ of the `Call` that the evaluation brought along in `cross_attention_kwargs`. Wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from reinvert.hooks import Call, Kind, Layer, Site, attend_by_side
 from reinvert.text import Side
@@ -20,9 +20,10 @@ from reinvert.text import Side
 
 @dataclass(frozen=True)
 class Carried:
-    """What travels through `cross_attention_kwargs`: the call, the latents' (h, w), and values if they differ."""
+    """What travels through `cross_attention_kwargs`: the call if there is one, the latents' (h, w), and values if they
+    differ from the keys."""
 
-    call: Call
+    call: Call | None
     latent: tuple[int, int]
     values: Tensor | None
 
@@ -62,7 +63,7 @@ class RuledAttention:
 
         call = None if reinvert is None else reinvert.call
         if reinvert is not None and call is not None and call.hooks.touches(kind, call.moment):
-            heads = self._ruled(q, k, v, kind, reinvert)
+            heads = self._ruled(q, k, v, kind, call, reinvert.latent)
         else:
             mask = attention_mask
             if mask is not None:
@@ -76,14 +77,13 @@ class RuledAttention:
             out = out + residual
         return out / attn.rescale_output_factor
 
-    def _ruled(self, q: Tensor, k: Tensor, v: Tensor, kind: Kind, carried: Carried) -> Tensor:
-        call, (h, w) = carried.call, carried.latent
-        rows = len(call.rows)
+    def _ruled(self, q: Tensor, k: Tensor, v: Tensor, kind: Kind, call: Call, latent: tuple[int, int]) -> Tensor:
+        rows, (h, w) = len(call.rows), latent
         shrink = round((h * w / q.shape[2]) ** 0.5)
         grid = (h // shrink, w // shrink)
 
         def site_of(side: Side, branches: tuple[int, ...]) -> Site:
-            return Site(self.layer, kind, side, grid, carried.latent, branches, call.moment)
+            return Site(self.layer, kind, side, grid, latent, branches, call.moment)
 
         q, k, v = (y.unflatten(0, (rows, -1)) for y in (q, k, v))
         return attend_by_side(q, k, v, call, site_of).flatten(0, 1)
@@ -93,10 +93,10 @@ def _part(name: str) -> Literal["down", "mid", "up"]:
     return "down" if name.startswith("down") else "mid" if name.startswith("mid") else "up"
 
 
-def attention_layers(unet: nn.Module) -> tuple[Layer, ...]:
+def attention_layers(unet: Any) -> tuple[Layer, ...]:
     """Every attention layer of a UNet, in order of execution (down, mid, up), numbered within attn1 and attn2 each."""
     order = {"down": 0, "mid": 1, "up": 2}
-    names = [name.removesuffix(".processor") for name in unet.attn_processors]  # type: ignore[union-attr]
+    names = [name.removesuffix(".processor") for name in unet.attn_processors]
     names.sort(key=lambda name: order[_part(name)])  # stable: within a part the module order is the execution order
     count: dict[str, int] = {}
     layers: list[Layer] = []
@@ -108,7 +108,7 @@ def attention_layers(unet: nn.Module) -> tuple[Layer, ...]:
 
 
 @contextmanager
-def ruled(unet: Any, layers: tuple[Layer, ...]) -> Iterator[None]:
+def ruled(unet: Any, layers: tuple[Layer, ...]) -> Generator[None]:
     """Set `RuledAttention` on every layer; put the former processors back in the end, whatever happens."""
     former = dict(unet.attn_processors)
     unet.set_attn_processor({f"{layer.name}.processor": RuledAttention(layer) for layer in layers})

@@ -1,11 +1,14 @@
-"""Loading a backbone: a bundled name, a local folder in diffusers format, or a Hub id. safetensors only, no remote code."""
+"""Loading a backbone: a bundled name, a local folder in diffusers format, or a Hub id.
+
+Only safetensors are read and no remote code is run.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,11 @@ DTYPES = {
 
 
 def load(
-    name: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto", *, revision: str | None = None
+    name: str | Path,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    *,
+    revision: str | None = None,
 ) -> Backbone:
     """Load a model.
 
@@ -110,9 +117,15 @@ def _folder(name: str, revision: str | None) -> Path:
 def _download(name: str, revision: str | None) -> Path:
     """Fetch a Hub repository's diffusers components (or find them in the local cache)."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
-    wanted = ["model_index.json", *(f"{part}/*.{end}" for part in (*COMPONENTS, "scheduler") for end in ("json", "txt"))]
+    folders = (*COMPONENTS, "scheduler")
+    wanted = ["model_index.json", *(f"{part}/*.{end}" for part in folders for end in ("json", "txt"))]
     weights = [f"{part}/{stem}.safetensors" for part in COMPONENTS for stem in ("diffusion_pytorch_model", "model")]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[*wanted, *weights]))
@@ -144,7 +157,9 @@ def _index(folder: Path, name: str) -> dict[str, Any]:
         found = (index.get(part) or [None, None])[1]
         if found is None:
             kind = index.get("_class_name", "something else")
-            raise ReinvertError(f"{name} has no {part}: it is a {kind}, and reinvert reads Stable Diffusion 1.x and 2.x")
+            raise ReinvertError(
+                f"{name} has no {part}: it is a {kind}, and reinvert reads Stable Diffusion 1.x and 2.x"
+            )
         if found not in classes:
             raise ReinvertError(
                 f"the {part} of {name} is a {found}, not a {classes[0]}; reinvert reads Stable Diffusion 1.x and 2.x"
@@ -183,7 +198,7 @@ def _component(folder: Path, part: str, name: str, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """The libraries' advice about optional packages and unused weights is not for our users."""
     from transformers.utils import logging as transformers_logging
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -76,7 +77,7 @@ class StableDiffusion:
             raise ReinvertError(f"{steps} steps cannot be taken; choose between 1 and {limit}")
         self._scheduler.set_timesteps(steps)
         times = [min(int(t), limit - 1) for t in self._scheduler.timesteps]
-        if any(a <= b for a, b in zip(times, times[1:], strict=False)):
+        if any(a <= b for a, b in pairwise(times)):
             raise ReinvertError(f"{steps} steps do not fit this model's schedule; choose fewer (at most {limit // 2})")
         return (*times, FINAL)
 
@@ -136,7 +137,7 @@ class StableDiffusion:
         return level.signal * out + level.noise * x
 
     @contextmanager
-    def attending(self) -> Iterator[None]:
+    def attending(self) -> Generator[None]:
         """See `Backbone.attending`; may be nested."""
         if self._attending:
             yield

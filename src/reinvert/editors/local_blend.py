@@ -1,11 +1,11 @@
 """Local blend: outside the edited words' region (or a user's own mask) the target is the source.
 
     L_b = sum over steps and layers of head-mean( E_b u_b ),  u_b = 1 at branch b's blend words
-    m_b = [ maxpool3(L_b) resized to the latents / max > threshold ],   M = m_source or m_b,   x_b <- x_0 + M (x_b - x_0)
+    m_b = [ maxpool3(L_b) resized to the latents / max > threshold ],   M = m_source or m_b,  x_b <- x_0 + M (x_b - x_0)
 
-The LocalBlend of Prompt-to-Prompt Image Editing with Cross Attention Control, 2023, arXiv 2208.01626, as in the
-null-text notebook and PnPInversion: maps after the attention edit, running sums, from a fifth of the run on. Differs from
-the authors' code: `E u` is one more value channel of the fused attention instead of stored maps; an empty word on
+Prompt-to-Prompt Image Editing with Cross Attention Control, 2023, arXiv 2208.01626: its LocalBlend, as in
+the null-text notebook and PnPInversion: maps after the attention edit, running sums, from a fifth of the run on.
+Differs from the authors' code: `E u` is one more value channel of the fused attention instead of stored maps; an empty word on
 both sides is an error instead of an edit that is silently erased; a user's mask takes the place of the words'; the
 map's grid is a quarter of the latents (16 x 16 at 512 pixels) but not under `grid` cells.
 """

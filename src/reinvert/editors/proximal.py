@@ -3,9 +3,9 @@
     d = e_text - e_null,  lam = quantile(|d|, q),  d' = sign(d) max(|d| - lam, 0),  e = e_null + w d'
     x_{t-1} <- x_{t-1} - eta (x_{t-1} - z*) outside the dilated region [|d'| > lam]              inversion guidance
 
-ProxEdit: Improving Tuning-Free Real Image Editing with Proximal Guidance, 2024, arXiv 2306.05414. The authors' code calls
-the soft threshold above "l0", which the paper means to be hard; its "l1" (not monotone) is not ported. In the published
-PnPInversion runs the inversion guidance was requested but never took effect; `inversion_guidance=0` is that, and 1 the
+ProxEdit: Improving Tuning-Free Real Image Editing with Proximal Guidance, 2024, arXiv 2306.05414. The authors' code
+calls the soft threshold above "l0", which the paper means to be hard; its "l1" (not monotone) is not ported. In the
+published PnPInversion runs the inversion guidance was requested but never took effect; `inversion_guidance=0` is that, and 1 the
 paper's.
 """
 

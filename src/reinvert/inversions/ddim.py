@@ -2,8 +2,8 @@
 
     z_{k+1} = signal(k+1) (z_k - noise(k) e) / signal(k) + noise(k+1) e,   e = eps(z_k, t_{k+1}, source)
 
-Denoising Diffusion Implicit Models, 2021, arXiv 2010.02502; used for editing since Diffusion Models Beat GANs on Image
-Synthesis, 2021, arXiv 2105.05233. Differs from the published `ddim+p2p`: no throw-away guided roll and no separate
+Denoising Diffusion Implicit Models, 2021, arXiv 2010.02502. Diffusion Models Beat GANs on Image Synthesis, 2021, arXiv
+2105.05233, inverted with it first. Differs from the published `ddim+p2p`: no throw-away guided roll and no separate
 reconstruction pass, because the source branch of the edit is the reconstruction.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
-
 
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
 from reinvert.inversions.null_text import NullText

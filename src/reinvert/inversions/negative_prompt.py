@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
 from reinvert.text import slerp
