@@ -5,8 +5,8 @@
 
 ProxEdit: Improving Tuning-Free Real Image Editing with Proximal Guidance, 2024, arXiv 2306.05414. The authors' code
 calls the soft threshold above "l0", which the paper means to be hard; its "l1" (not monotone) is not ported. In the
-published PnPInversion runs the inversion guidance was requested but never took effect; `inversion_guidance=0` is that, and 1 the
-paper's.
+published PnPInversion runs the inversion guidance was requested but never took effect; `inversion_guidance=0` is that,
+and 1 the paper's.
 """
 
 from __future__ import annotations

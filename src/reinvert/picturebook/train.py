@@ -54,6 +54,7 @@ class Recipe:
     vae_batch: int = 6
     vae_rate: float = 2e-3
     latent_noise: float = 0.02
+    polish_rate: float = 1e-3
     unet_channels: tuple[int, ...] = (64, 128, 256)
     unet_batch: int = 12
     unet_rate: float = 1e-3
@@ -230,8 +231,9 @@ def new_vae(recipe: Recipe) -> AutoencoderKL:
     )
 
 
-def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+def edge_loss(y: Tensor, x: Tensor) -> Tensor:
+    """L1 between the vertical and the horizontal differences of neighbouring pixels."""
+    return F.l1_loss(y.diff(dim=-2), x.diff(dim=-2)) + F.l1_loss(y.diff(dim=-1), x.diff(dim=-1))
 
 
 def vae_loss(vae: AutoencoderKL, x: Tensor, noise: float) -> Tensor:
@@ -247,10 +249,9 @@ def vae_loss(vae: AutoencoderKL, x: Tensor, noise: float) -> Tensor:
     centred = flat - flat.mean(1, keepdim=True)
     covariance = centred @ centred.T / centred.shape[1]
     spread = (covariance - torch.eye(len(covariance), device=x.device)).square().mean() + flat.mean(1).square().mean()
-    edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
     # The log-variance head is never sampled from here; the KL keeps it at the noise the decoder was trained for.
     level = (posterior.logvar.float() - 2 * math.log(noise)).square().mean()
-    return F.l1_loss(y, x) + 4 * F.mse_loss(y, x) + 0.5 * edges + 0.02 * spread + 1e-3 * level
+    return F.l1_loss(y, x) + 4 * F.mse_loss(y, x) + 0.5 * edge_loss(y, x) + 0.02 * spread + 1e-3 * level
 
 
 def psnr(vae: AutoencoderKL, pictures: NDArray[np.uint8], device: torch.device) -> float:
@@ -282,6 +283,30 @@ def train_vae(
     stage.run(one_loss, "vae")
     stage.use_average()
     return vae.eval()
+
+
+def polish_decoder(
+    recipe: Recipe, vae: AutoencoderKL, pictures: NDArray[np.uint8], out: Path, budget: float, device: torch.device,
+    rank: int = 0,
+) -> None:  # fmt: skip
+    """Train the decoder alone for a while longer: the latents, and so the UNet, stay as they are."""
+    vae = vae.to(device, memory_format=torch.channels_last)
+    modules: dict[str, nn.Module] = {"decoder": vae.decoder, "post_quant": vae.post_quant_conv}
+    stage = Stage(modules, recipe.polish_rate, 0.998, out / "decoder.ckpt.safetensors", budget)
+    order = batches(len(pictures), recipe.vae_batch, recipe.seed + 1 + stage.step + 7919 * rank)
+    torch.manual_seed(recipe.seed + 1 + stage.step + 7919 * rank)
+
+    def one_loss() -> tuple[Tensor, float]:
+        x = to_input(pictures[next(order)], device).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            z = vae.encode(x).latent_dist.mean
+        y = vae.decode(z + recipe.latent_noise * torch.randn_like(z)).sample
+        loss = F.l1_loss(y, x) + 4 * F.mse_loss(y, x) + 0.5 * edge_loss(y, x)
+        return loss, recipe.polish_rate * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * stage.progress)))
+
+    stage.run(one_loss, "decoder")
+    stage.use_average()
+    vae.eval()
 
 
 def encode_all(vae: AutoencoderKL, pictures: NDArray[np.uint8], path: Path, device: torch.device) -> Tensor:
@@ -408,9 +433,10 @@ def export(
     pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
 
 
-def train(recipe: Recipe, out: Path, vae_minutes: float, unet_minutes: float, device: torch.device) -> None:
+def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device: torch.device) -> None:
     """All stages in this process (one of several, if a process group is up)."""
     rank = dist.get_rank() if dist.is_initialized() else 0
+    vae_minutes, unet_minutes, decoder_minutes = minutes
 
     def leader_first() -> bool:
         """The leader goes on at once; the others wait until it calls this a second time."""
@@ -439,13 +465,15 @@ def train(recipe: Recipe, out: Path, vae_minutes: float, unet_minutes: float, de
     text_encoder, unet = train_unet(
         recipe, latents, tokens[:-1], tokens[-1:], tokenizer, out, unet_minutes * 60, device, rank
     )
+    polish_decoder(recipe, vae, pictures, out, decoder_minutes * 60, device, rank)
     if rank == 0:
+        print(f"VAE round trip after polishing: {psnr(vae, pictures[:512], device):.2f} dB", flush=True)
         export(out / "model", vae, text_encoder, unet, tokenizer)
         (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
         print(f"wrote {out / 'model'}", flush=True)
 
 
-def _process(rank: int, count: int, folder: str, job: tuple[Recipe, Path, float, float]) -> None:
+def _process(rank: int, count: int, folder: str, job: tuple[Recipe, Path, tuple[float, float, float]]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
     train(*job, torch.device("cpu"))
@@ -456,6 +484,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="working folder; run again to resume")
     parser.add_argument("--vae-minutes", type=float, default=24)
     parser.add_argument("--unet-minutes", type=float, default=100)
+    parser.add_argument("--decoder-minutes", type=float, default=8, help="the decoder alone, in the end")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--processes", type=int, default=0, help="on the CPU: single-thread processes (0 = one a core)")
     parser.add_argument("--scenes", type=int, default=Recipe.scenes)
@@ -464,13 +493,14 @@ def main(argv: list[str] | None = None) -> None:
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(scenes=args.scenes, seed=args.seed)
+    minutes = (args.vae_minutes, args.unet_minutes, args.decoder_minutes)
     if args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available()):
-        train(recipe, out, args.vae_minutes, args.unet_minutes, torch.device("cuda"))
+        train(recipe, out, minutes, torch.device("cuda"))
         return
     # Single-thread processes that average gradients stand a busy machine; threads of one process wait for each other.
     count = args.processes or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_process, (count, folder, (recipe, out, args.vae_minutes, args.unet_minutes)), count)
+        mp.spawn(_process, (count, folder, (recipe, out, minutes)), count)
 
 
 if __name__ == "__main__":
