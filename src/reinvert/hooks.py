@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reinvert.level import Moment
-from reinvert.text import Side
+from reinvert.text import Side, Text
 
 Kind = Literal["self", "cross"]
 
@@ -74,6 +74,10 @@ class Hooks:
         """Whether `attend` may differ from plain attention at layers of this kind now (a saving, not a filter)."""
         return False
 
+    def text(self, text: Text) -> Text:
+        """Change what is said to the branches, once, before the walk: [branch, case, token, dim]."""
+        return text
+
     def nudge(self, x: Tensor, look: Look, moment: Moment) -> Tensor:
         """Change the latents before the prediction; `look` asks the network."""
         return x
@@ -82,8 +86,12 @@ class Hooks:
         """Replace an attention, once per side; heads are [branch, case, head, token, dim], `inner` the rule below."""
         return inner(q, k, v, site)
 
+    def features(self) -> Collection[str]:
+        """Names of the network's modules whose output `feature` wants to see."""
+        return ()
+
     def feature(self, h: Tensor, name: str, side: Side, branches: Sequence[int], moment: Moment) -> Tensor:
-        """Replace a feature map, once per side."""
+        """Replace the output of a module named by `features`, once per side: [branch, case, channel, h, w]."""
         return h
 
     def guide(self, null: Tensor, text: Tensor, scale: Tensor, moment: Moment) -> Tensor:
@@ -108,6 +116,11 @@ class Chain(Hooks):
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return any(part.touches(kind, moment) for part in self.parts)
 
+    def text(self, text: Text) -> Text:
+        for part in self.parts:
+            text = part.text(text)
+        return text
+
     def nudge(self, x: Tensor, look: Look, moment: Moment) -> Tensor:
         for part in self.parts:
             x = part.nudge(x, look, moment)
@@ -117,6 +130,9 @@ class Chain(Hooks):
         for part in self.parts:
             inner = _nested(part, inner)
         return inner(q, k, v, site)
+
+    def features(self) -> Collection[str]:
+        return {name for part in self.parts for name in part.features()}
 
     def feature(self, h: Tensor, name: str, side: Side, branches: Sequence[int], moment: Moment) -> Tensor:
         for part in self.parts:
@@ -137,6 +153,9 @@ def _nested(part: Hooks, inner: Attend) -> Attend:
     return lambda q, k, v, site: part.attend(q, k, v, site, inner)
 
 
+Rows = slice | list[int]
+
+
 @dataclass(frozen=True)
 class Call:
     """What one evaluation of the network carries to its attention layers: its rows, rows that another row answers
@@ -155,21 +174,20 @@ class Call:
         return tuple(row.branch for row in seen), index, [row not in self.alias for row in seen]
 
 
-def attend_by_side(
-    q: Tensor, k: Tensor, v: Tensor, call: Call, site_of: Callable[[Side, tuple[int, ...]], Site]
-) -> Tensor:
-    """Run the rules on every side of [row, case, head, token, dim] and put the results back in row order."""
-    out: list[Tensor | None] = [None] * len(call.rows)
-    for side in Side:
-        branches, index, owned = call.view(side)
-        if not any(owned):
-            continue
-        # A run of neighbouring rows is a view; only rows borrowed from the other side cost a copy.
-        pick: slice | list[int] = index
-        if index == list(range(index[0], index[0] + len(index))):
-            pick = slice(index[0], index[0] + len(index))
-        heads = call.hooks.attend(q[pick], k[pick], v[pick], site_of(side, branches))
-        for head, row, mine in zip(heads, index, owned, strict=True):
-            if mine:
-                out[row] = head
-    return torch.stack([head for head in out if head is not None])
+    def by_side(self, rule: Callable[[Side, tuple[int, ...], Rows], Tensor]) -> Tensor:
+        """Run `rule(side, branches, pick)` on every side and put its rows [branch, ...] back in row order.
+
+        `pick` indexes the row axis of any tensor of this evaluation.
+        """
+        out: list[Tensor | None] = [None] * len(self.rows)
+        for side in Side:
+            branches, index, owned = self.view(side)
+            if not any(owned):
+                continue
+            # A run of neighbouring rows is a view; only rows borrowed from the other side cost a copy.
+            neighbours = index == list(range(index[0], index[0] + len(index)))
+            done = rule(side, branches, slice(index[0], index[0] + len(index)) if neighbours else index)
+            for row_out, row, mine in zip(done, index, owned, strict=True):
+                if mine:
+                    out[row] = row_out
+        return torch.stack([row_out for row_out in out if row_out is not None])

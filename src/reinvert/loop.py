@@ -62,11 +62,12 @@ class Predictor:
     def noise(self, x: Tensor, moment: Moment) -> Tensor:
         """The guided noise of every live branch, [branch, case, channel, h, w]."""
         answers = self._look(x, moment)
-        live = list(self.live)
+        noise, live = torch.zeros_like(x), list(self.live)
+        if not live:
+            return noise
         null = torch.stack([answers.get(Row(Side.NULL, b), answers.get(Row(Side.TEXT, b), x[b])) for b in live])
         text = torch.stack([answers.get(Row(Side.TEXT, b), null[i]) for i, b in enumerate(live)])
         scale = torch.tensor([self.guidance[b] for b in live], dtype=x.dtype, device=x.device)
-        noise = torch.zeros_like(x)
         noise[live] = self.hooks.guide(null, text, scale.view(-1, *[1] * (x.ndim - 1)), moment)
         return noise
 
@@ -77,6 +78,8 @@ class Predictor:
 
     def _look(self, x: Tensor, moment: Moment) -> dict[Row, Tensor]:
         rows, alias = self._rows(moment)
+        if not rows:
+            return {}
         said = join([self.speech.side(row.side, row.branch, moment.index)[None] for row in rows])
         call = Call(tuple(rows), alias, moment, self.hooks)
         with torch.no_grad():
@@ -142,12 +145,13 @@ def walk(
     Raises `NonFiniteError` (naming the step and `who`) as soon as a latent is not finite.
     """
     hooks = hooks or Hooks()
+    speech = replace(speech, text=hooks.text(speech.text))
     branches = tuple(range(state.x.shape[0]))
     for moment in moments(model, times):
         live = anchor.live(branches, moment) if anchor else branches
         predict = Predictor(model, speech, guidance, hooks, live)
         before = state
-        with model.attending():
+        with model.attending(hooks.features()):
             state = step(state, predict, moment)
             if anchor:
                 state = anchor.pull(before, state, predict, step, moment)

@@ -6,7 +6,7 @@ of the `Call` that the evaluation brought along in `cross_attention_kwargs`. Wit
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from reinvert.hooks import Call, Kind, Layer, Site, attend_by_side
+from reinvert.errors import ReinvertError
+from reinvert.hooks import Call, Kind, Layer, Rows, Site
 from reinvert.text import Side
 
 
@@ -82,11 +83,13 @@ class RuledAttention:
         shrink = round((h * w / q.shape[2]) ** 0.5)
         grid = (h // shrink, w // shrink)
 
-        def site_of(side: Side, branches: tuple[int, ...]) -> Site:
-            return Site(self.layer, kind, side, grid, latent, branches, call.moment)
-
         q, k, v = (y.unflatten(0, (rows, -1)) for y in (q, k, v))
-        return attend_by_side(q, k, v, call, site_of).flatten(0, 1)
+
+        def rule(side: Side, branches: tuple[int, ...], pick: Rows) -> Tensor:
+            site = Site(self.layer, kind, side, grid, latent, branches, call.moment)
+            return call.hooks.attend(q[pick], k[pick], v[pick], site)
+
+        return call.by_side(rule).flatten(0, 1)
 
 
 def _part(name: str) -> Literal["down", "mid", "up"]:
@@ -108,11 +111,36 @@ def attention_layers(unet: Any) -> tuple[Layer, ...]:
 
 
 @contextmanager
-def ruled(unet: Any, layers: tuple[Layer, ...]) -> Generator[None]:
-    """Set `RuledAttention` on every layer; put the former processors back in the end, whatever happens."""
-    former = dict(unet.attn_processors)
+def ruled(
+    unet: Any, layers: tuple[Layer, ...], features: Collection[str], current: Callable[[], Call | None]
+) -> Generator[None]:
+    """Set `RuledAttention` on every layer and a forward hook on every module named by `features`; put everything back
+    in the end, whatever happens. `current` tells the forward hooks which call is being evaluated."""
+    modules = dict(unet.named_modules())
+    for name in features:
+        if name not in modules:
+            raise ReinvertError(f"this model has no module {name!r} for the editor to read features from")
+    former, handles = dict(unet.attn_processors), list[Any]()
     unet.set_attn_processor({f"{layer.name}.processor": RuledAttention(layer) for layer in layers})
     try:
+        handles = [modules[name].register_forward_hook(_feature_hook(name, current)) for name in features]
         yield
     finally:
+        for handle in handles:
+            handle.remove()
         unet.set_attn_processor(former)
+
+
+def _feature_hook(name: str, current: Callable[[], Call | None]) -> Callable[[Any, Any, Tensor], Tensor | None]:
+    def hook(module: Any, args: Any, out: Tensor) -> Tensor | None:
+        call = current()
+        if call is None:
+            return None
+        h = out.unflatten(0, (len(call.rows), -1))
+
+        def rule(side: Side, branches: tuple[int, ...], pick: Rows) -> Tensor:
+            return call.hooks.feature(h[pick], name, side, branches, call.moment)
+
+        return call.by_side(rule).flatten(0, 1)
+
+    return hook

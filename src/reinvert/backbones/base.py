@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -86,8 +86,9 @@ class Backbone(Protocol):
         """
         ...
 
-    def attending(self) -> AbstractContextManager[None]:
-        """While this is open, calls reach the attention layers; afterwards the network is as it was, to the bit."""
+    def attending(self, features: Collection[str] = ()) -> AbstractContextManager[None]:
+        """While this is open, calls reach the attention layers and the modules named by `features`; afterwards the
+        network is as it was, to the bit."""
         ...
 
     def layers(self) -> tuple[Layer, ...]: ...

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
@@ -66,7 +66,8 @@ class StableDiffusion:
         side = unet.config.sample_size
         self.image_size: int = (side if isinstance(side, int) else side[0]) * self.factor
         self._layers = attention_layers(unet)
-        self._attending = 0
+        self._attending = False
+        self._call: Call | None = None
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -123,13 +124,17 @@ class StableDiffusion:
         carried: dict[str, Any] = {}
         if self._attending and (call is not None or values is not None):
             carried = {"reinvert": Carried(call, (x.shape[-2], x.shape[-1]), values)}
-        out = self.unet(
-            flat.to(self.dtype),
-            torch.full((len(flat),), time, device=x.device),
-            encoder_hidden_states=text.keys.flatten(0, 1).to(self.dtype),
-            cross_attention_kwargs=carried,
-            return_dict=False,
-        )[0]
+        self._call = call
+        try:
+            out = self.unet(
+                flat.to(self.dtype),
+                torch.full((len(flat),), time, device=x.device),
+                encoder_hidden_states=text.keys.flatten(0, 1).to(self.dtype),
+                cross_attention_kwargs=carried,
+                return_dict=False,
+            )[0]
+        finally:
+            self._call = None
         out = out.to(x.dtype).unflatten(0, x.shape[:2])
         if self._prediction == "epsilon":
             return out
@@ -137,17 +142,16 @@ class StableDiffusion:
         return level.signal * out + level.noise * x
 
     @contextmanager
-    def attending(self) -> Generator[None]:
-        """See `Backbone.attending`; may be nested."""
+    def attending(self, features: Collection[str] = ()) -> Generator[None]:
+        """See `Backbone.attending`."""
         if self._attending:
-            yield
-            return
-        with ruled(self.unet, self._layers):
-            self._attending += 1
+            raise RuntimeError("this model is already being walked; finish or close the other walk first")
+        with ruled(self.unet, self._layers, features, lambda: self._call):
+            self._attending = True
             try:
                 yield
             finally:
-                self._attending -= 1
+                self._attending = False
 
     def layers(self) -> tuple[Layer, ...]:
         return self._layers

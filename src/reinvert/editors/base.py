@@ -45,6 +45,8 @@ class Editor:
     name: ClassVar[str]
     needs: ClassVar[str] = "a target prompt"
     """What a user must give, for `reinvert methods`."""
+    reads_maps: ClassVar[bool] = False
+    """Whether it reads attention maps: those are the maps after every edit, so it goes last in a composition."""
 
     def bind(self, case: Case) -> Hooks:
         """The hooks of one edit. Raises `ReinvertError` for words that do not occur, before anything is computed."""
@@ -56,6 +58,6 @@ class Editor:
 
 
 def bind_all(editors: Sequence[Editor], case: Case) -> Hooks:
-    """One rule for a composition of editors, in order."""
-    hooks = [editor.bind(case) for editor in editors]
+    """One rule for a composition of editors, in order; those that read attention maps come last."""
+    hooks = [editor.bind(case) for editor in sorted(editors, key=lambda editor: editor.reads_maps)]
     return hooks[0] if len(hooks) == 1 else Chain(hooks)

@@ -5,9 +5,9 @@
 
 Prompt-to-Prompt Image Editing with Cross Attention Control, 2023, arXiv 2208.01626: its LocalBlend, as in
 the null-text notebook and PnPInversion: maps after the attention edit, running sums, from a fifth of the run on.
-Differs from the authors' code: `E u` is one more value channel of the fused attention instead of stored maps; an empty word
-on both sides is an error instead of an edit that is silently erased; a user's mask takes the place of the words'; the
-map's grid is a quarter of the latents (16 x 16 at 512 pixels) but not under `grid` cells.
+Differs from the authors' code: `E u` is one more value channel of the fused attention instead of stored maps; an empty
+word on both sides is an error instead of an edit that is silently erased; a user's mask takes the place of the
+words'; the map's grid is a quarter of the latents (16 x 16 at 512 pixels) but not under `grid` cells.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class LocalBlend(Editor):
 
     name: ClassVar[str] = "local_blend"
     needs: ClassVar[str] = "a word of either prompt, or a mask"
+    reads_maps: ClassVar[bool] = True
     source_words: Words = ()
     """Words of the source prompt whose region may change."""
     target_words: Words = ()

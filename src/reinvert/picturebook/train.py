@@ -210,7 +210,7 @@ def batches(count: int, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
 
 def to_input(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 [n, h, w, 3] -> float32 [n, 3, h, w] in [-1, 1]."""
-    x = torch.from_numpy(np.ascontiguousarray(pictures)).to(device)
+    x = torch.from_numpy(np.array(pictures)).to(device)
     return x.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -309,16 +309,28 @@ def polish_decoder(
     vae.eval()
 
 
-def encode_all(vae: AutoencoderKL, pictures: NDArray[np.uint8], path: Path, device: torch.device) -> Tensor:
+def encode_share(
+    vae: AutoencoderKL, pictures: NDArray[np.uint8], out: Path, device: torch.device, rank: int, count: int
+) -> None:
+    """Encode every `count`-th block of pictures, this process's share, once."""
+    path = out / f"latents-{rank}-of-{count}.safetensors"
+    if path.exists():
+        return
+    parts: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for start in range(32 * rank, len(pictures), 32 * count):
+            mean = vae.encode(to_input(pictures[start : start + 32], device)).latent_dist.mean
+            parts[str(start)] = mean.cpu().contiguous()
+    save_file(parts, path)
+
+
+def read_latents(vae: AutoencoderKL, out: Path, count: int) -> Tensor:
     """Posterior means of all pictures [n, 4, h, w] float32, scaled to unit variance; sets `scaling_factor`."""
-    if not path.exists():
-        parts: list[Tensor] = []
-        with torch.no_grad():
-            for i in range(0, len(pictures), 64):
-                parts.append(vae.encode(to_input(pictures[i : i + 64], device)).latent_dist.mean.cpu())
-        save_file({"latents": torch.cat(parts)}, path)
-    with safe_open(path, "pt") as file:
-        latents = file.get_tensor("latents")
+    parts: dict[int, Tensor] = {}
+    for rank in range(count):
+        with safe_open(out / f"latents-{rank}-of-{count}.safetensors", "pt") as file:
+            parts |= {int(name): file.get_tensor(name) for name in file.keys()}
+    latents = torch.cat([parts[start] for start in sorted(parts)])
     scale = round(1 / float(latents.std()), 5)
     vae.register_to_config(scaling_factor=scale)
     return latents * scale
@@ -451,10 +463,11 @@ def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device
     pictures = render_all(scenes, recipe.size, out / "pictures.npy")
     vae = train_vae(recipe, pictures, out, vae_minutes * 60, device, rank)
     if rank == 0:
-        print(f"VAE round trip: {psnr(vae, pictures[:512], device):.2f} dB", flush=True)
-        encode_all(vae, pictures, out / "latents.safetensors", device)
+        print(f"VAE round trip: {psnr(vae, pictures[:256], device):.2f} dB", flush=True)
+    count = dist.get_world_size() if dist.is_initialized() else 1
+    encode_share(vae, pictures, out, device, rank, count)
     leader_first()
-    latents = encode_all(vae, pictures, out / "latents.safetensors", device)
+    latents = read_latents(vae, out, count)
     if rank == 0:
         build_tokenizer(out / "tokenizer")
     leader_first()
@@ -467,7 +480,7 @@ def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device
     )
     polish_decoder(recipe, vae, pictures, out, decoder_minutes * 60, device, rank)
     if rank == 0:
-        print(f"VAE round trip after polishing: {psnr(vae, pictures[:512], device):.2f} dB", flush=True)
+        print(f"VAE round trip after polishing: {psnr(vae, pictures[:256], device):.2f} dB", flush=True)
         export(out / "model", vae, text_encoder, unet, tokenizer)
         (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
         print(f"wrote {out / 'model'}", flush=True)
