@@ -450,28 +450,23 @@ def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device
     rank = dist.get_rank() if dist.is_initialized() else 0
     vae_minutes, unet_minutes, decoder_minutes = minutes
 
-    def leader_first() -> bool:
-        """The leader goes on at once; the others wait until it calls this a second time."""
+    def wait_for_all() -> None:
         if dist.is_initialized():
             dist.barrier()
-        return rank == 0
 
     scenes = training_scenes(recipe.scenes, recipe.seed)
     if rank == 0:
         render_all(scenes, recipe.size, out / "pictures.npy")
-    leader_first()
+    wait_for_all()
     pictures = render_all(scenes, recipe.size, out / "pictures.npy")
     vae = train_vae(recipe, pictures, out, vae_minutes * 60, device, rank)
     if rank == 0:
         print(f"VAE round trip: {psnr(vae, pictures[:256], device):.2f} dB", flush=True)
     count = dist.get_world_size() if dist.is_initialized() else 1
     encode_share(vae, pictures, out, device, rank, count)
-    leader_first()
+    wait_for_all()
     latents = read_latents(vae, out, count)
-    if rank == 0:
-        build_tokenizer(out / "tokenizer")
-    leader_first()
-    tokenizer = build_tokenizer(out / "tokenizer")
+    tokenizer = build_tokenizer(out / f"tokenizer-{rank}")
     length = tokenizer.model_max_length
     rows = tokenizer([s.caption for s in scenes] + [""], padding="max_length", max_length=length, truncation=True)
     tokens = torch.tensor(rows["input_ids"])
