@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -109,9 +109,9 @@ def edit(
     steps: int | None = None,
     guidance: float = 7.5,
     seed: int = 0,
-    blend: tuple[str, str] | None = None,
-    boost: Mapping[str, float] | None = None,
-    mask: Picturelike | None = None,
+    blend: tuple[str, str] | Sequence[tuple[str, str]] | None = None,
+    boost: Mapping[str, float] | Sequence[Mapping[str, float]] | None = None,
+    mask: Picturelike | Sequence[Picturelike] | None = None,
     fit: FitMode = "crop",
     watch: Watch | None = None,
     **arguments: Any,
@@ -124,6 +124,7 @@ def edit(
 
     `inversion` and `editor` are registered names, "+"-joined names ("p2p+proximal"), instances, or lists of editors.
     `blend=("cat", "dog")` adds local_blend on those words; `mask` (white = edit) replaces the words; `boost` is P2P's.
+    For a list of pictures each of the three may be a list, one per picture.
     Further keyword arguments are fields of the inversion or of an editor. `steps` defaults to 50. `seed` feeds the
     methods that draw noise; those of this package's P2P family draw none.
 
@@ -131,7 +132,9 @@ def edit(
     """
     started, tally = time.perf_counter(), model.tally.copy()
     for_inversion, for_editors = _sort_arguments(inversion, editor, arguments)
-    editors = _editors(editor, for_editors, blend, boost, mask is not None)
+    cases = len(image.prompts) if isinstance(image, Trajectory) else len(_listed(image))
+    own = _own(blend, boost, cases)
+    editors = _editors(editor, for_editors, blend is not None or mask is not None, boost is not None)
     if isinstance(image, Trajectory):
         if source is not None and tuple([source] if isinstance(source, str) else source) != image.prompts:
             raise ReinvertError(f"this trajectory was made for {image.prompts[0]!r}; leave --source out")
@@ -140,28 +143,28 @@ def edit(
         trajectory, prepared = image, None
         single = len(trajectory.prompts) == 1
         targets = _targets(target, len(trajectory.prompts))
-        _check_words(model, editors, trajectory.prompts, targets, trajectory.path, trajectory.steps)
+        _check_words(model, editors, trajectory.prompts, targets, trajectory.path, trajectory.steps, own)
         masks = _mask(mask, None, trajectory)
     else:
         if source is None:
             raise ReinvertError("say what the picture shows: source=... (--source)")
-        single = isinstance(image, str | Path | Image.Image)
+        single = _is_one(image)
         pictures, sources = _batch(image, source)
         targets = _targets(target, len(sources))
         method = _inversion(inversion, for_inversion)
         model.times(steps or 50)
         prepared = prepare(model, pictures, fit)
-        _check_words(model, editors, sources, targets, prepared.latents[None], steps or 50)
+        _check_words(model, editors, sources, targets, prepared.latents[None], steps or 50, own)
         masks = _mask(mask, prepared, None)
         trajectory = _inverted(model, prepared, sources, method, steps or 50, guidance, seed, watch)
-    case = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path.to(model.device), masks)
+    case = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path.to(model.device), masks, own)
     x = None
     for moment, state in trajectory.walk(model, targets, bind_all(editors, case), guidance):
         x = state.x
         if watch is not None:
             watch(Progress("editing", moment.index + 1, moment.steps))
     assert x is not None
-    settings = _settings(model, trajectory, editors, targets, guidance, seed)
+    settings = _settings(model, trajectory, editors, targets, guidance, seed, own)
     results = _results(model, x, targets, settings, prepared)
     spent = model.tally.since(tally)
     seconds = time.perf_counter() - started
@@ -193,7 +196,7 @@ def reconstruct(
     else:
         if source is None:
             raise ReinvertError("say what the picture shows: source=... (--source)")
-        single = isinstance(image, str | Path | Image.Image)
+        single = _is_one(image)
         pictures, sources = _batch(image, source)
         prepared = prepare(model, pictures, fit)
         method = _inversion(inversion, arguments)
@@ -217,8 +220,31 @@ def reconstruct(
 # --- the parts ---------------------------------------------------------------------------------------------------
 
 
+def _is_one(image: Any) -> TypeGuard[Picturelike]:
+    return isinstance(image, str | Path | Image.Image)
+
+
+def _listed(image: Any) -> list[Picturelike]:
+    return [image] if _is_one(image) else list(image)
+
+
+def _own(blend: Any, boost: Any, cases: int) -> tuple[dict[str, Any], ...]:
+    """What belongs to each case alone: its blend words and its boosts, as fields of editors."""
+    blends = [blend] * cases if blend is None or isinstance(blend[0], str) else list(blend)
+    boosts = [boost] * cases if boost is None or isinstance(boost, Mapping) else list(boost)
+    if len(blends) != cases or len(boosts) != cases:
+        raise ReinvertError(f"{cases} pictures need {cases} blends and boosts, or one for all")
+    own: list[dict[str, Any]] = []
+    for words, boosted in zip(blends, boosts, strict=True):
+        mine: dict[str, Any] = {} if boosted is None else {"boost": dict(boosted)}
+        if words is not None:
+            mine |= {"source_words": _words(words[0]), "target_words": _words(words[1])}
+        own.append(mine)
+    return tuple(own)
+
+
 def _batch(image: Any, source: str | Sequence[str]) -> tuple[list[Picturelike], tuple[str, ...]]:
-    pictures = [image] if isinstance(image, str | Path | Image.Image) else list(image)
+    pictures = _listed(image)
     sources = (source,) if isinstance(source, str) else tuple(source)
     if len(pictures) != len(sources):
         raise ReinvertError(f"{len(pictures)} pictures need {len(pictures)} source prompts, not {len(sources)}")
@@ -274,13 +300,7 @@ def _sort_arguments(
     )
 
 
-def _editors(
-    editor: EditorLike,
-    arguments: Mapping[str, Any],
-    blend: tuple[str, str] | None,
-    boost: Mapping[str, float] | None,
-    masked: bool,
-) -> tuple[Editor, ...]:
+def _editors(editor: EditorLike, arguments: Mapping[str, Any], blended: bool, boosted: bool) -> tuple[Editor, ...]:
     """The editors in order, local_blend last where blend words or a mask ask for it."""
     made: list[Editor] = []
     for item in editor_names(editor):
@@ -290,17 +310,11 @@ def _editors(
         fields = {a.name for a in registry.arguments(registry.find("editors", item))}
         own = {n: v for n, v in arguments.items() if n in fields}
         made.append(registry.make("editors", item, own))
-    if boost:
-        if not any(isinstance(e, P2P) for e in made):
-            raise ReinvertError("boost belongs to p2p; choose --editor p2p")
-        made = [replace(e, boost=dict(boost)) if isinstance(e, P2P) else e for e in made]
-    blends = [e for e in made if isinstance(e, LocalBlend)]
-    if (blend or masked) and not blends:
+    if boosted and not any(isinstance(e, P2P) for e in made):
+        raise ReinvertError("boost belongs to p2p; choose --editor p2p")
+    if blended and not any(isinstance(e, LocalBlend) for e in made):
         fields = {a.name for a in registry.arguments(LocalBlend)}
         made.append(LocalBlend(**{n: v for n, v in arguments.items() if n in fields}))
-    if blend:
-        words = {"source_words": _words(blend[0]), "target_words": _words(blend[1])}
-        made = [replace(e, **words) if isinstance(e, LocalBlend) else e for e in made]
     return tuple(made)
 
 
@@ -316,28 +330,34 @@ def _check_words(
     targets: tuple[tuple[str, ...], ...],
     path: Tensor,
     steps: int,
+    own: tuple[Mapping[str, Any], ...],
 ) -> None:
     """Bind once before anything is computed, so that a word that does not occur is an error now."""
     stand_in = torch.zeros(1, len(sources), 1, *path.shape[-2:])
-    mask = torch.zeros(len(sources), 1, *path.shape[-2:]) if any(isinstance(e, LocalBlend) for e in editors) else None
+    case = Case(model, tuple(sources), targets, steps, stand_in, None, own)
     for e in editors:
-        wordless = isinstance(e, LocalBlend) and not e.source_words and not e.target_words
-        e.bind(Case(model, tuple(sources), targets, steps, stand_in, mask if wordless else None))
+        wordless = isinstance(e, LocalBlend) and not any(
+            e.at(case, i).source_words or e.at(case, i).target_words for i in range(len(sources))
+        )
+        if not wordless:
+            e.bind(case)
 
 
-def _mask(mask: Picturelike | None, prepared: Prepared | None, trajectory: Trajectory | None) -> Tensor | None:
+def _mask(mask: Any, prepared: Prepared | None, trajectory: Trajectory | None) -> Tensor | None:
     """A user's mask at the latents' size, [case, 1, h, w] of 0 and 1: a cell counts if any of its pixels does."""
     if mask is None:
         return None
-    picture = open_mask(mask) if isinstance(mask, str | Path) else mask.convert("L")
     if prepared is not None:
-        fitted = [fit_mask(picture, fit) for fit in prepared.fits]
-        size = prepared.latents.shape[-2:]
+        fits, size = prepared.fits, prepared.latents.shape[-2:]
     else:
         assert trajectory is not None
-        known = trajectory.info.get("fits")
-        fitted = [fit_mask(picture, Fit(**_fit_fields(f))) for f in known] if known else [picture]
+        fits = tuple(Fit(**_fit_fields(f)) for f in trajectory.info["fits"])
         size = trajectory.path.shape[-2:]
+    masks = [mask] * len(fits) if _is_one(mask) else list(mask)
+    if len(masks) != len(fits):
+        raise ReinvertError(f"{len(fits)} pictures need {len(fits)} masks, or one for all")
+    opened = [open_mask(m) if isinstance(m, str | Path) else m.convert("L") for m in masks]
+    fitted = [fit_mask(picture, fit) for picture, fit in zip(opened, fits, strict=True)]
     stacked = torch.stack([torch.from_numpy(np.asarray(m, dtype=np.float32) / 255) for m in fitted])
     return torch.nn.functional.adaptive_max_pool2d(stacked[:, None], tuple(size)).round()
 
@@ -375,7 +395,12 @@ def _settings(
     targets: tuple[tuple[str, ...], ...],
     guidance: float,
     seed: int,
+    own: tuple[Mapping[str, Any], ...] = (),
 ) -> dict[str, Any]:
+    """What is told about a run; "editors" has one list per case (a batch's cases may have fields of their own)."""
+    cases = len(trajectory.prompts)
+    stand_in = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path, None, own)
+    edited = [[{"name": e.name, **e.at(stand_in, i).settings} for e in editors] for i in range(cases)]
     return {
         "model": model.name,
         "device": str(model.device),
@@ -383,7 +408,7 @@ def _settings(
         "source": list(trajectory.prompts),
         "target": [list(t) for t in targets],
         "inversion": {"name": trajectory.inversion, **trajectory.settings},
-        "editors": [{"name": e.name, **e.settings} for e in editors],
+        "editors": edited,
         "steps": trajectory.steps,
         "guidance": guidance,
         "seed": seed,
@@ -400,7 +425,12 @@ def _results(
     """One result per case from the final latents [branch, case, channel, h, w]."""
     for i in range(x.shape[1]):
         pictures = [to_image(picture) for picture in model.decode(x[:, i].float())]
-        own = {**settings, "source": settings["source"][i], "target": [t[i] for t in targets]}
+        own = {
+            **settings,
+            "source": settings["source"][i],
+            "target": [t[i] for t in targets],
+            "editors": settings["editors"][i],
+        }
         fit = None if prepared is None else prepared.fits[i]
         yield Result(tuple(pictures[1:]), pictures[0], x[:, i].cpu(), 0, 0, 0.0, own, fit)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -27,6 +27,8 @@ class Case:
     steps: int
     path: Tensor
     mask: Tensor | None = None
+    own: tuple[Mapping[str, Any], ...] = ()
+    """For a batch whose cases differ in more than their prompts: fields of editors by name, one mapping per case."""
 
     @property
     def latent(self) -> tuple[int, int]:
@@ -51,6 +53,13 @@ class Editor:
     def bind(self, case: Case) -> Hooks:
         """The hooks of one edit. Raises `ReinvertError` for words that do not occur, before anything is computed."""
         raise NotImplementedError
+
+    def at(self, case: Case, index: int) -> Self:
+        """This editor with the fields that are the own of one case of a batch."""
+        if not case.own:
+            return self
+        mine = {f.name for f in fields(self)}
+        return replace(self, **{name: value for name, value in case.own[index].items() if name in mine})
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ words'; the map's grid is a quarter of the latents (16 x 16 at 512 pixels) but n
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,23 +57,25 @@ class LocalBlend(Editor):
     def bind(self, case: Case) -> Hooks:
         if case.mask is not None:
             return _MaskHooks(case.mask.to(case.path.device), int(self.start * case.steps))
-        if not self.source_words and not self.target_words:
+        mine = [self.at(case, i) for i in range(len(case.sources))]
+        if not all(m.source_words or m.target_words for m in mine):
             raise ReinvertError("local_blend needs a word of either prompt (--blend cat dog) or a mask (--mask)")
-        chosen = self._channels(case, self.source_words, self.target_words)
+        chosen = self._channels(case, [(m.source_words, m.target_words) for m in mine])
         without = None
-        if self.source_without or self.target_without:
-            without = self._channels(case, self.source_without, self.target_without)
+        if any(m.source_without or m.target_without for m in mine):
+            without = self._channels(case, [(m.source_without, m.target_without) for m in mine])
         channels = chosen[..., None] if without is None else torch.stack([chosen, without], -1)
         h, w = case.latent
         grid = (max(h // 4, min(self.grid, h)), max(w // 4, min(self.grid, w)))
         return _WordHooks(self, channels.to(case.model.device), grid, case.steps)
 
     @staticmethod
-    def _channels(case: Case, source_words: Words, target_words: Words) -> Tensor:
-        """Word indicators [branch, case, token]."""
+    def _channels(case: Case, words: Sequence[tuple[Words, Words]]) -> Tensor:
+        """Word indicators [branch, case, token]; `words` has the source's and the targets' words of each case."""
         tokenizer = case.model.tokenizer
-        rows = [[indicator(tokenizer, prompt, source_words) for prompt in case.sources]]
-        rows += [[indicator(tokenizer, prompt, target_words) for prompt in target] for target in case.targets]
+        rows = [[indicator(tokenizer, prompt, w[0]) for prompt, w in zip(case.sources, words, strict=True)]]
+        for target in case.targets:
+            rows.append([indicator(tokenizer, prompt, w[1]) for prompt, w in zip(target, words, strict=True)])
         return torch.stack([torch.stack(row) for row in rows])
 
 

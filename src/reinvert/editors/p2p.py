@@ -49,11 +49,11 @@ class P2P(Editor):
         for branch in case.pairs():
             made = [
                 edit_matrices(
-                    mixing(tokenizer, source, target, self.kind, compat=self.compat),
-                    cross_windows(tokenizer, target, steps, self.cross),
-                    equalizer(tokenizer, target, self.boost),
+                    mixing(tokenizer, source, target, mine.kind, compat=mine.compat),
+                    cross_windows(tokenizer, target, steps, mine.cross),
+                    equalizer(tokenizer, target, mine.boost),
                 )
-                for source, target in branch
+                for mine, (source, target) in ((self.at(case, i), pair) for i, pair in enumerate(branch))
             ]
             p.append(torch.stack([m.P for m in made], dim=1))
             d.append(torch.stack([m.D for m in made], dim=1))
