@@ -116,19 +116,24 @@ def ruled(
 ) -> Generator[None]:
     """Set `RuledAttention` on every layer and a forward hook on every module named by `features`; put everything back
     in the end, whatever happens. `current` tells the forward hooks which call is being evaluated."""
-    modules = dict(unet.named_modules())
-    for name in features:
-        if name not in modules:
-            raise ReinvertError(f"this model has no module {name!r} for the editor to read features from")
-    former, handles = dict(unet.attn_processors), list[Any]()
-    unet.set_attn_processor({f"{layer.name}.processor": RuledAttention(layer) for layer in layers})
+    # One layer at a time: the UNet's own set_attn_processor walks the whole tree, which a walk would do at every step.
+    former = [(module, module.processor) for module in (unet.get_submodule(layer.name) for layer in layers)]
+    handles: list[Any] = []
     try:
-        handles = [modules[name].register_forward_hook(_feature_hook(name, current)) for name in features]
+        for (module, _), layer in zip(former, layers, strict=True):
+            module.set_processor(RuledAttention(layer))
+        for name in features:
+            try:
+                module = unet.get_submodule(name)
+            except AttributeError as error:
+                raise ReinvertError(f"this model has no module {name!r} for the editor to read from") from error
+            handles.append(module.register_forward_hook(_feature_hook(name, current)))
         yield
     finally:
         for handle in handles:
             handle.remove()
-        unet.set_attn_processor(former)
+        for module, processor in former:
+            module.set_processor(processor)
 
 
 def _feature_hook(name: str, current: Callable[[], Call | None]) -> Callable[[Any, Any, Tensor], Tensor | None]:
