@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -110,6 +110,7 @@ class Predictor:
 Step = Callable[[State, Predictor, Moment], State]
 
 
+@runtime_checkable
 class Pull(Protocol):
     """What the loop asks of an anchor (see `anchor.Anchor`)."""
 

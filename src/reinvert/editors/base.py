@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -40,6 +40,9 @@ class Case:
         return [list(zip(self.sources, target, strict=True)) for target in self.targets]
 
 
+AnEditor = TypeVar("AnEditor", bound="Editor")  # typing.Self is beyond the type checks of the tests
+
+
 @dataclass(frozen=True)
 class Editor:
     """Base of all editors; its subclasses' fields are CLI flags, UI widgets and report columns."""
@@ -54,7 +57,7 @@ class Editor:
         """The hooks of one edit. Raises `ReinvertError` for words that do not occur, before anything is computed."""
         raise NotImplementedError
 
-    def at(self, case: Case, index: int) -> Self:
+    def at(self: AnEditor, case: Case, index: int) -> AnEditor:
         """This editor with the fields that are the own of one case of a batch."""
         if not case.own:
             return self
