@@ -1,0 +1,54 @@
+"""The README is run: its Python example and its offline commands, with the bundled model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reinvert import cli, registry
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.fixture
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def offline_commands() -> list[str]:
+    """The commands of the README that need neither a checkpoint nor a photo."""
+    lines = README.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("reinvert ") and "--model" not in line]
+
+
+@pytest.mark.usefixtures("_in_tmp")
+def test_the_offline_commands_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = offline_commands()
+    assert [shlex.split(c)[1] for c in commands] == ["draw", "edit", "edit"]
+    for command in commands:
+        assert cli.main(shlex.split(command)[1:]) == 0, command
+    assert Image.open("dog.png").size == Image.open("cat.png").size
+    assert Path("dog.json").exists()
+    assert "dog" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_in_tmp")
+def test_the_python_example_runs() -> None:
+    assert cli.main(["draw", "a red cat on grass", "-o", "cat.png"]) == 0
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)
+    result = names["result"]
+    assert Image.open("dog.png").size == (64, 64)
+    assert result.forwards <= 200  # type: ignore[attr-defined]
+    assert isinstance(names["fish"], Image.Image)
+
+
+def test_every_method_is_in_the_tables() -> None:
+    for group in ("inversions", "editors"):
+        for name in registry.names(group):
+            assert f"| `{name}` |" in README, f"{name} is missing from the README's table"
