@@ -185,7 +185,7 @@ def draw_background(background: str, seed: int, side: int) -> Image.Image:
     image = Image.fromarray(np.concatenate([sky, ground]))
     canvas, unit = ImageDraw.Draw(image), side / 64
 
-    def blob(x: float, y: float, rx: float, ry: float, paint: RGB) -> None:
+    def blob(x: int | float, y: int | float, rx: int | float, ry: int | float, paint: RGB) -> None:
         canvas.ellipse(((x - rx) * unit, (y - ry) * unit, (x + rx) * unit, (y + ry) * unit), fill=paint)
 
     if background == "grass":

@@ -30,11 +30,10 @@ def _byte_alphabet() -> list[str]:
 
 
 def _words() -> list[str]:
-    text = " ".join(
-        [*scene.KINDS, *scene.COLORS, *scene.MATERIALS, *scene.PLACE.values(), *scene.STYLE_PREFIX.values()]
-        + [*scene.WEARABLES, *scene.FACINGS, *EXTRA_WORDS, "wearing facing and an a", *sum(COMPOUNDS.values(), ())]
-    )
-    return sorted(set(text.split()) - set(COMPOUNDS))
+    values = (*scene.KINDS, *scene.COLORS, *scene.MATERIALS, *scene.WEARABLES, *scene.FACINGS)
+    phrases = (*scene.PLACE.values(), *scene.STYLE_PREFIX.values(), "wearing facing and an a")
+    stems = (stem for compound in COMPOUNDS.values() for stem in compound)
+    return sorted({*values, *" ".join(phrases).split(), *EXTRA_WORDS, *stems} - set(COMPOUNDS))
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:

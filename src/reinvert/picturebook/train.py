@@ -190,7 +190,8 @@ class Stage:
                 continue
             if now - shown > 20:
                 mean = sum(self.losses[-200:]) / len(self.losses[-200:])
-                print(f"{name}: step {self.step}, {self.progress:.1%}, {self.elapsed:.0f} s, loss {mean:.4f}", flush=True)
+                done = f"step {self.step}, {self.progress:.1%}, {self.elapsed:.0f} s"
+                print(f"{name}: {done}, loss {mean:.4f}", flush=True)
                 shown = now
             if now - saved > every_s:
                 self.save()
@@ -401,7 +402,8 @@ def train_unet(
         dropped = torch.rand(n, generator=generator) < CAPTION_DROPOUT
         ids = torch.where(dropped[:, None], empty, ids).to(device)
         # Stratified timesteps: one in each n-th of the range, so that no batch misses a noise level.
-        t = ((torch.arange(n) + torch.rand(n, generator=generator)) / n * len(alphas)).long()[torch.randperm(n, generator=generator)]
+        t = ((torch.arange(n) + torch.rand(n, generator=generator)) / n * len(alphas)).long()
+        t = t[torch.randperm(n, generator=generator)]
         x, noise = latents[index].to(device), torch.randn(latents[index].shape, generator=generator).to(device)
         t = t.to(device)
         a = alphas[t][:, None, None, None]
