@@ -1,0 +1,150 @@
+"""What edit, invert and reconstruct share: options, opening what is given, loading the model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from PIL import Image
+
+from reinvert import verbs
+from reinvert.backbones import Backbone, load
+from reinvert.backbones.loading import BUNDLED
+from reinvert.cli.output import file_record, sidecar_of
+from reinvert.cli.progress import waiting
+from reinvert.cli.values import number, whole
+from reinvert.differences import psnr
+from reinvert.errors import ReinvertError
+from reinvert.image import FitMode, open_image, to_image
+from reinvert.trajectory import SUFFIX, Trajectory
+
+DEFAULT_MODEL: Final = "picturebook"
+
+MIN_PSNR: Final = 24.0
+"""dB. Picturebook's VAE renders its own drawings at 30 dB on average and photographs well below this."""
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="NAME", help="picturebook, a folder in diffusers format, or a Hub id [picturebook]"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 [auto]")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Source, steps, guidance, seed, fit; what is left out is told apart from what is typed."""
+    parser.add_argument("--source", metavar="TEXT", help="what the picture shows")
+    parser.add_argument("--steps", type=whole, metavar="N", help="sampling steps [50]")
+    parser.add_argument("--guidance", type=number, metavar="X", help="guidance scale of the edit [7.5]")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="for methods that draw noise [0]")
+    parser.add_argument("--fit", choices=get_args(FitMode), help="how a picture that is not square is taken [crop]")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is to be edited: a picture with its prompt, or a trajectory."""
+
+    path: Path
+    picture: Image.Image | None
+    trajectory: Trajectory | None
+    source: str
+
+    @property
+    def image(self) -> Any:
+        return self.trajectory if self.trajectory is not None else self.picture
+
+    @property
+    def stem(self) -> str:
+        """The name that default outputs begin with."""
+        return self.path.name.removesuffix(SUFFIX) if self.trajectory is not None else self.path.stem
+
+    def guidance(self, typed: float | None) -> float:
+        """The typed scale; else the one that the trajectory was fitted to; else 7.5."""
+        fitted = None if self.trajectory is None else self.trajectory.guidance
+        return typed if typed is not None else 7.5 if fitted is None else fitted
+
+    def record(self) -> dict[str, str]:
+        return file_record(self.path)
+
+
+def open_given(args: argparse.Namespace) -> Given:
+    """Open what is to be edited, before anything slow is done."""
+    path = Path(args.image)
+    if not path.name.lower().endswith(".safetensors"):
+        picture = open_image(path)
+        return Given(path, picture, None, args.source or _drawn_caption(path))
+    for option in ("fit", "inversion"):
+        if getattr(args, option, None) is not None:
+            raise ReinvertError(f"--{option} was settled when {path.name} was made; leave it out, or invert again")
+    trajectory = Trajectory.load(path)
+    if len(trajectory.prompts) != 1:
+        raise ReinvertError(f"{path.name} holds {len(trajectory.prompts)} pictures; here it takes one of them")
+    if args.source is not None and args.source != trajectory.prompts[0]:
+        raise ReinvertError(f"{path.name} was made for {trajectory.prompts[0]!r}; leave --source out, or invert again")
+    return Given(path, None, trajectory, trajectory.prompts[0])
+
+
+def _drawn_caption(path: Path) -> str:
+    """The caption that `reinvert draw` left beside its picture."""
+    try:
+        caption: Any = json.loads(sidecar_of(path).read_text(encoding="utf-8"))["caption"]
+    except (OSError, ValueError, KeyError, TypeError):
+        caption = None
+    if not isinstance(caption, str):
+        raise ReinvertError(f'say what {path.name} shows: --source "a cat sitting on a bench"')
+    return caption
+
+
+def model_name(args: argparse.Namespace, given: Given | None = None) -> str:
+    """The chosen model; for a trajectory that of its maker, if it is a bundled one."""
+    if args.model is not None or given is None or given.trajectory is None:
+        return args.model or DEFAULT_MODEL
+    made = str(given.trajectory.info.get("model", ""))
+    if made not in BUNDLED:
+        # A file must not decide what is fetched from the Hub.
+        raise ReinvertError(f"{given.path.name} was made with {made or 'another model'}; name it with --model")
+    return made
+
+
+def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone:
+    """Load the chosen model, and say so if the picture is not one for it."""
+    name = model_name(args, given)
+    with waiting(f"loading {name}", args.quiet):
+        model = load(name, args.device, args.dtype)
+    if given is not None and given.picture is not None and name in BUNDLED:
+        _warn_of_photograph(name, model, given.picture, args.fit or "crop")
+    return model
+
+
+def _warn_of_photograph(name: str, model: Backbone, picture: Image.Image, fit: FitMode) -> None:
+    fitted, rendered = round_trip(model, picture, fit)
+    if psnr(fitted, rendered) < MIN_PSNR:
+        print(
+            f"reinvert: this picture does not look like {name}'s drawn world; use --model with a Stable Diffusion "
+            "checkpoint for photographs",
+            file=sys.stderr,
+        )
+
+
+def round_trip(model: Backbone, picture: Image.Image, fit: FitMode) -> tuple[Image.Image, Image.Image]:
+    """The picture as the model is given it, and what the VAE alone makes of it."""
+    prepared = verbs.prepare(model, [picture], fit)
+    return prepared.pictures[0], to_image(model.decode(prepared.latents)[0])
+
+
+def output_path(args: argparse.Namespace, default: str) -> Path:
+    """-o, or the default name in the working directory."""
+    return Path(args.output) if args.output else Path(default)
+
+
+def tell(paths: Sequence[Path]) -> None:
+    """The results' names are all that stdout gets, so that they can be piped on."""
+    for path in paths:
+        print(path)

@@ -1,0 +1,127 @@
+"""`reinvert demo`: draw a scene, edit it several ways, and lay the edits out beside the true ones."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from reinvert import verbs
+from reinvert.backbones import Backbone
+from reinvert.cli.common import add_model_options, load_model, tell
+from reinvert.cli.output import device_name, provenance, write_picture
+from reinvert.cli.progress import progress_bar
+from reinvert.cli.values import number, whole
+from reinvert.differences import psnr
+from reinvert.errors import ReinvertError
+from reinvert.image import contact_sheet
+from reinvert.picturebook.caption import scene_json
+from reinvert.picturebook.draw import draw, true_edit
+from reinvert.picturebook.scene import Scene, Thing
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One row of the sheet: what changes in the scene, and how it is edited."""
+
+    name: str
+    change: Callable[[Scene], Scene]
+    blend: tuple[str, str] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+SCENE = Scene((Thing("cat", "red", size=0.29, says_facing=True),), "grass", seed=3)
+
+EDITS = (
+    Edit("cat to dog", lambda s: s.with_thing(kind="dog"), ("cat", "dog")),
+    Edit("red to blue", lambda s: s.with_thing(color="blue"), ("cat", "cat")),
+    Edit("plain to striped", lambda s: s.with_thing(material="striped"), ("cat", "cat")),
+    Edit("add a hat", lambda s: s.with_thing(wearing="hat"), ("", "hat")),
+    Edit("grass to snow", lambda s: replace(s, background="snow")),
+    Edit("to a sketch", lambda s: replace(s, style="sketch")),
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of `reinvert demo`."""
+    parser.add_argument("-o", "--output", metavar="FOLDER", default="demo", help="[demo]")
+    parser.add_argument("--steps", type=whole, default=50, metavar="N", help="sampling steps [50]")
+    parser.add_argument("--guidance", type=number, default=7.5, metavar="X", help="guidance scale [7.5]")
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = Path(args.output)
+    if folder.exists() and not folder.is_dir():
+        raise ReinvertError(f"{folder} is a file; name a folder with -o")
+    model = load_model(args)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"device": device_name(model.device), **provenance(args)}
+    source = draw(SCENE, model.image_size)
+    described = {"caption": SCENE.caption, "scene": scene_json(SCENE)}
+    write_picture(source, folder / "source.png", {**described, **about})
+    rows: list[list[Image.Image | None]] = []
+    told: list[dict[str, Any]] = []
+    with progress_bar(args.quiet) as watch:
+        # One inversion, any number of edits.
+        trajectory = verbs.invert(model, source, SCENE.caption, steps=args.steps, guidance=args.guidance, watch=watch)
+        for index, edit in enumerate(EDITS):
+            row, record = _edited(model, edit, trajectory, source, args.guidance, watch)
+            write_picture(row[2], folder / f"{index + 1}-{edit.name.replace(' ', '-')}.png", {**record, **about})
+            rows.append([*row])
+            told.append(record)
+    sheet = contact_sheet(
+        rows,
+        column_titles=["source", "reconstruction", "edit: direct inversion + P2P", "the true edit"],
+        row_titles=[f"{edit.name}:\n{record['settings']['target']}" for edit, record in zip(EDITS, told, strict=True)],
+        cell=256,
+    )
+    write_picture(sheet, folder / "contact-sheet.png", {"edits": told, **described, **about})
+    tell([folder / "contact-sheet.png"])
+    return 0
+
+
+def _edited(
+    model: Backbone,
+    edit: Edit,
+    trajectory: verbs.Trajectory,
+    source: Image.Image,
+    guidance: float,
+    watch: verbs.Watch,
+) -> tuple[tuple[Image.Image, Image.Image, Image.Image, Image.Image], dict[str, Any]]:
+    """One row of pictures, and what is told about it."""
+    target = edit.change(SCENE)
+    truth, mask = true_edit(SCENE, target, model.image_size)
+    result: verbs.Result = verbs.edit(
+        model,
+        trajectory,
+        target=target.caption,
+        editor="p2p",
+        blend=edit.blend,
+        guidance=guidance,
+        watch=watch,
+        **edit.settings,
+    )
+    record = {
+        "name": edit.name,
+        "settings": {**result.settings, "target": target.caption},
+        "background_psnr": _outside(source, result.image, mask),
+        "psnr_to_true_edit": round(psnr(result.image, truth), 2),
+        "seconds": result.seconds,
+        "forwards": result.forwards,
+        "backwards": result.backwards,
+    }
+    return (source, result.reconstruction, result.image, truth), record
+
+
+def _outside(source: Image.Image, edited: Image.Image, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> float | None:
+    """PSNR of what should have stayed, against the source; None where everything changes."""
+    if mask.all():
+        return None
+    kept = [Image.fromarray(np.asarray(picture)[~mask][None]) for picture in (source, edited)]
+    return round(psnr(*kept), 2)

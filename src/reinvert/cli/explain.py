@@ -1,0 +1,58 @@
+"""`--explain`, and the check of words: both need a model's tokenizer and nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, cast
+
+from reinvert.backbones.loading import load_tokenizer
+from reinvert.cli.common import Given
+from reinvert.cli.values import show
+from reinvert.editors.base import Editor
+from reinvert.editors.p2p import P2P
+from reinvert.errors import ReinvertError
+from reinvert.words import DEFAULT, explain_table, self_window, word_positions
+
+
+def check_words(model: str, source: str, targets: Sequence[str], editors: Sequence[Editor]) -> None:
+    """Refuse a word that does not occur in its prompt, naming those that do, before the model is loaded.
+
+    An editor's fields say where a word belongs: tuples named `source_...` to the source, `target_...` to the
+    targets, and whatever is told word by word (boost, cross windows) to the targets.
+    """
+    tokenizer: Any = None
+    for editor in editors:
+        for field in fields(editor):
+            value, prompts = getattr(editor, field.name), targets
+            if isinstance(value, Mapping):
+                wanted = [word for word in cast(Mapping[str, object], value) if word != DEFAULT]
+            elif isinstance(value, tuple) and field.name.startswith(("source_", "target_")):
+                wanted = list(cast(tuple[str, ...], value))
+                prompts = [source] if field.name.startswith("source_") else targets
+            else:
+                continue
+            if wanted and tokenizer is None:
+                tokenizer = load_tokenizer(model)
+            for prompt in prompts:
+                for word in wanted:
+                    word_positions(tokenizer, prompt, word)
+
+
+def run(model: str, given: Given, targets: Sequence[str], editors: Sequence[Editor], steps: int | None) -> int:
+    """Print, for each target, which source token gives each target token its attention, and during which steps."""
+    p2p = next((e for e in editors if isinstance(e, P2P)), None)
+    if p2p is None:
+        raise ReinvertError("--explain shows whose attention p2p keeps; choose --editor p2p")
+    tokenizer = load_tokenizer(model)
+    steps = given.trajectory.steps if given.trajectory is not None else steps or 50
+    start, stop = self_window(steps, p2p.self_attention)
+    for target in targets:
+        print(f"{given.source}  ->  {target}")
+        print(explain_table(tokenizer, given.source, target, p2p.kind))
+        print(f"The words' attention follows this table for {show(p2p.cross)} of {steps} steps (--cross);")
+        print(f"all self-attention is the source's from step {start + 1} to step {stop} (--self-attention).")
+        if p2p.boost:
+            print(f"Attention is multiplied at {show(p2p.boost)} (--boost).")
+        print()
+    return 0

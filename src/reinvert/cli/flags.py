@@ -1,0 +1,123 @@
+"""Method flags: one for every field of every registered inversion and editor, made from the dataclasses.
+
+`--strength 0.4` serves every method with a field `strength`; `--direct.strength 0.4` means one method alone. What
+was not typed keeps the method's own default, and what no chosen method takes is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from reinvert import registry
+from reinvert.cli.values import Kind, kind_of, show
+from reinvert.errors import ReinvertError
+from reinvert.registry import Argument, Group
+
+PREFIX = "method:"
+"""Of these flags' names in the namespace, so that no field can take the place of another option."""
+
+
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def add_method_flags(parser: argparse.ArgumentParser, groups: tuple[Group, ...] = ("inversions", "editors")) -> None:
+    """One group of options per method, each with the field's own words and default."""
+    seen: dict[str, Any] = {}
+    for group in groups:
+        for method in registry.names(group):
+            cls = registry.find(group, method)
+            title = f"{group.removesuffix('s')} {method}"
+            section = parser.add_argument_group(title, (cls.__doc__ or "").split("\n")[0])
+            for argument in registry.arguments(cls):
+                _add(parser, section, method, argument, seen)
+
+
+def _add(
+    parser: argparse.ArgumentParser,
+    section: Any,
+    method: str,
+    argument: Argument,
+    seen: dict[str, Any],
+) -> None:
+    """The plain flag in the first method that has it; in all, the one with the method's name, shown where needed."""
+    plain, own = flag_of(argument.name), flag_of(f"{method}.{argument.name}")
+    kind = kind_of(argument.type)
+    told = f"{argument.help} [{show(argument.default)}]".replace("%", "%%")
+    if argument.name in seen:
+        same = seen[argument.name] == argument.type
+        told = f"{told} (or {plain}, for all methods that have it)" if same else told
+    elif plain in parser._option_string_actions:  # pyright: ignore[reportPrivateUsage]
+        seen[argument.name] = None  # an option of the command itself has this name
+    else:
+        seen[argument.name] = argument.type
+        _option(section, plain, PREFIX + argument.name, kind, told)
+        told = argparse.SUPPRESS
+    _option(section, own, f"{PREFIX}{method}.{argument.name}", kind, told)
+
+
+def _option(section: Any, flag: str, dest: str, kind: Kind, told: str) -> None:
+    common: dict[str, Any] = {"dest": dest, "default": argparse.SUPPRESS, "help": told}
+    if kind.toggle:
+        section.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        return
+    common |= {"nargs": "+"} if kind.gather else {}
+    common |= {"choices": kind.choices} if kind.choices else {"metavar": kind.metavar}
+    section.add_argument(flag, type=kind.read, **common)
+
+
+class Chosen:
+    """The method flags that were typed. Makes methods with them and knows which ones nobody took."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        typed: Mapping[str, Any] = vars(args)
+        self.typed = {k.removeprefix(PREFIX): v for k, v in typed.items() if k.startswith(PREFIX)}
+        self.taken: dict[Group, set[str]] = {"inversions": set(), "editors": set()}
+
+    def make(self, group: Group, name: str) -> Any:
+        """The method with the typed values of its fields; the flag with its own name counts more."""
+        given: dict[str, Any] = {}
+        for argument in registry.arguments(registry.find(group, name)):
+            kind = kind_of(argument.type)
+            for typed in (argument.name, f"{name}.{argument.name}"):
+                if typed in self.typed and (typed != argument.name or self._serves(argument)):
+                    value = self.typed[typed]
+                    given[argument.name] = kind.gather(value, argument.default) if kind.gather else value
+                    self.taken[group].add(typed)
+        return registry.make(group, name, given)
+
+    @staticmethod
+    def _serves(argument: Argument) -> bool:
+        """Whether the plain flag is this field's: it has the type of the first method with a field of that name."""
+        for group in ("inversions", "editors"):
+            for method in registry.names(group):
+                for other in registry.arguments(registry.find(group, method)):
+                    if other.name == argument.name:
+                        return other.type == argument.type
+        return True
+
+    def check(self, groups: tuple[Group, ...] = ("inversions", "editors")) -> None:
+        """Refuse a flag that no method of these groups took: a setting that does nothing would go unnoticed."""
+        taken = {typed for group in groups for typed in self.taken[group]}
+        for typed in self.typed:
+            if typed not in taken:
+                owners = _owners(typed)
+                raise ReinvertError(
+                    f"{flag_of(typed)} belongs to {' and '.join(owners)}, which "
+                    f"{'is' if len(owners) == 1 else 'are'} not used here; choose "
+                    f"{'it' if len(owners) == 1 else 'one'} or leave the option out"
+                )
+
+
+def _owners(typed: str) -> list[str]:
+    if "." in typed:
+        return [typed.split(".")[0]]
+    groups: tuple[Group, ...] = ("inversions", "editors")
+    return [
+        method
+        for group in groups
+        for method in registry.names(group)
+        if typed in {a.name for a in registry.arguments(registry.find(group, method))}
+    ]

@@ -1,0 +1,79 @@
+"""`reinvert invert`: write the inversion of a picture to a file, to edit it any number of times."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from reinvert import verbs
+from reinvert.cli.common import add_model_options, add_run_options, load_model, open_given, output_path, tell
+from reinvert.cli.flags import Chosen, add_method_flags
+from reinvert.cli.output import check_outputs, device_name, provenance, write_sidecar
+from reinvert.cli.progress import progress_bar
+from reinvert.errors import ReinvertError
+from reinvert.trajectory import SUFFIX
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of `reinvert invert`."""
+    parser.usage = f"reinvert invert IMAGE --source TEXT [-o FILE{SUFFIX}] [options]"
+    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    add_run_options(parser)
+    parser.add_argument("--inversion", metavar="NAME", default="direct", help="see reinvert methods [direct]")
+    parser.add_argument("--half", action="store_true", help="half the size on disk, in float16")
+    parser.add_argument("-o", "--output", metavar="FILE", help=f"[IMAGE{SUFFIX} here]")
+    add_model_options(parser)
+    add_method_flags(parser, ("inversions",))
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.image.lower().endswith(".safetensors"):
+        raise ReinvertError(f"{args.image} is a trajectory already; give it to reinvert edit")
+    given = open_given(args)
+    output = output_path(args, given.stem + SUFFIX)
+    # The suffix is how `reinvert edit` tells a trajectory from a picture.
+    check_outputs([output], [given.path], (".safetensors",))
+    chosen = Chosen(args)
+    inversion = chosen.make("inversions", args.inversion)
+    chosen.check()
+    model = load_model(args, given)
+    started, before = time.perf_counter(), model.tally.copy()
+    with progress_bar(args.quiet) as watch:
+        trajectory = verbs.invert(
+            model,
+            given.image,
+            given.source,
+            inversion=inversion,
+            steps=args.steps or 50,
+            guidance=given.guidance(args.guidance),
+            seed=args.seed,
+            fit=args.fit or "crop",
+            watch=watch,
+        )
+    seconds, spent = time.perf_counter() - started, model.tally.since(before)
+    trajectory.save(output, half=args.half)
+    settings = {
+        "model": model.name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "source": given.source,
+        "inversion": {"name": inversion.name, **inversion.settings},
+        "steps": trajectory.steps,
+        "guidance": given.guidance(args.guidance),
+        "seed": args.seed,
+        "fit": args.fit or "crop",
+        "half": args.half,
+    }
+    write_sidecar(
+        output,
+        {
+            "input": given.record(),
+            "settings": settings,
+            "device": device_name(model.device),
+            "seconds": round(seconds, 3),
+            "forwards": spent.forwards,
+            "backwards": spent.backwards,
+            **provenance(args),
+        },
+    )
+    tell([output])
+    return 0

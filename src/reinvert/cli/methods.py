@@ -1,0 +1,100 @@
+"""`reinvert methods`: what exists, what it needs, and its papers; read from the methods' own pages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+from reinvert import registry
+from reinvert.cli.flags import flag_of
+from reinvert.cli.values import kind_of, show
+from reinvert.errors import ReinvertError
+from reinvert.registry import Group, Method
+
+GROUPS: tuple[Group, ...] = ("inversions", "editors")
+WIDEST = 100
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of `reinvert methods`."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one method, with all its arguments")
+    parser.add_argument("--json", action="store_true", help="everything, for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    found = described(args.name)
+    if args.json:
+        told = [_values(method) for method in found]
+        print(json.dumps(told[0] if args.name and len(told) == 1 else told, indent=2, ensure_ascii=False))
+    elif args.name:
+        print("\n\n".join(_page(method) for method in found))
+    else:
+        print("\n\n".join(_list(group, [m for m in found if m.group == group]) for group in GROUPS))
+        print("\nreinvert methods NAME shows a method's arguments; editors join with +, as in p2p+proximal.")
+    return 0
+
+
+def described(name: str | None = None) -> list[Method]:
+    """All methods, or those called `name`."""
+    known = [known for group in GROUPS for known in registry.names(group)]
+    if name is not None and name not in known:
+        raise ReinvertError(f"there is no method {name!r}; there are {', '.join(known)}")
+    return [
+        registry.describe(group, known) for group in GROUPS for known in registry.names(group) if name in (None, known)
+    ]
+
+
+def _values(method: Method) -> dict[str, Any]:
+    """As plain values; a default as it is, its type as it is typed."""
+    arguments = [
+        {
+            "name": a.name,
+            "flag": flag_of(a.name),
+            "type": "yes|no" if kind_of(a.type).toggle else kind_of(a.type).metavar,
+            "default": a.default,
+            "help": a.help,
+        }
+        for a in method.arguments
+    ]
+    return {
+        "group": method.group,
+        "name": method.name,
+        "sentence": method.sentence,
+        "needs": method.needs,
+        "papers": list(method.papers),
+        "arguments": arguments,
+    }
+
+
+def _list(group: Group, methods: Iterable[Method]) -> str:
+    shown = list(methods)
+    width = max(len(method.name) for method in shown) + 2
+    lines = [group]
+    for method in shown:
+        told = [method.sentence, f"needs {method.needs}; {'; '.join(method.papers)}".rstrip("; ")]
+        block = [line for text in told for line in _wrapped(text, width + 2)]
+        lines += ["", f"  {method.name:{width}}{block[0].strip()}", *block[1:]]
+    return "\n".join(lines)
+
+
+def _page(method: Method) -> str:
+    lines = [f"{method.name}, one of the {method.group}", *_wrapped(method.sentence, 2)]
+    lines += _wrapped(f"needs {method.needs}", 2)
+    lines += [line for paper in method.papers for line in _wrapped(paper, 2)]
+    for a in method.arguments:
+        kind = kind_of(a.type)
+        typed = (
+            f"{flag_of(a.name)} / --no-{flag_of(a.name)[2:]}" if kind.toggle else f"{flag_of(a.name)} {kind.metavar}"
+        )
+        lines += ["", f"  {typed}  [{show(a.default)}]", *_wrapped(a.help, 6)]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    columns = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+    room = max(columns, indent + 40)
+    return textwrap.wrap(text, room, initial_indent=" " * indent, subsequent_indent=" " * indent)

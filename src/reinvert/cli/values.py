@@ -1,0 +1,171 @@
+"""How a value of each field type is typed on the command line, and shown.
+
+--strength 0.4 | --every 2 | --single-branch | --kind replace | --source-without hat,sky | --cross 0.4 dog=0.2:0.9
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import typing
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from reinvert.words import DEFAULT
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one type is read. `gather` puts the values of a flag that takes several together."""
+
+    metavar: str
+    read: Callable[[str], Any]
+    gather: Callable[[list[Any]], Any] | None = None
+    choices: tuple[Any, ...] | None = None
+    toggle: bool = False
+
+
+def kind_of(annotation: Any) -> Kind:
+    """The kind of a field's type. Types that none of the rules below knows are read as JSON."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is bool:
+        return Kind("", str, toggle=True)
+    if annotation is int:
+        return Kind("N", whole)
+    if annotation is float or (_is_union(origin) and set(inner) <= {int, float}):
+        return Kind("X", number)
+    if annotation is str:
+        return Kind("TEXT", str)
+    if origin is Literal:
+        return Kind("|".join(map(str, inner)), _choice(inner), choices=inner)
+    if origin is tuple and inner == (str, ...):
+        return Kind("WORD,WORD", words)
+    if _is_mapping(annotation):
+        return Kind("WORD=X", _pair(number), dict)
+    if _is_union(origin):
+        return _union(inner)
+    return Kind("JSON", _json)
+
+
+def _union(inner: tuple[Any, ...]) -> Kind:
+    """An optional value, a share of the run, or a share that may be told word by word."""
+    without_none = tuple(t for t in inner if t is not type(None))
+    if len(without_none) < len(inner):
+        kind = kind_of(typing.Union[without_none])  # noqa: UP007
+        return Kind(kind.metavar, _or_none(kind.read), kind.gather, kind.choices)
+    if any(_is_mapping(t) for t in inner):
+        return Kind("SHARE|WORD=SHARE", _share_or_pair, _by_word)
+    if any(typing.get_origin(t) is tuple for t in inner):
+        return Kind("SHARE", share)
+    return Kind("JSON", _json)
+
+
+def _is_union(origin: Any) -> bool:
+    return origin is typing.Union or origin is types.UnionType
+
+
+def _is_mapping(annotation: object) -> bool:
+    origin = typing.get_origin(annotation)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+# --- readers: each raises ArgumentTypeError with the rest of a sentence that begins with the flag ---------------------
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"takes a number, not {text!r}")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"takes a whole number, not {text!r}") from error
+
+
+def share(text: str) -> float | tuple[float, float]:
+    """A share of the run: "0.4" is its first 40 %, "0.2:0.9" what lies between."""
+    try:
+        parts = [number(part) for part in text.split(":")]
+    except ArgumentTypeError:
+        parts = []
+    match parts:
+        case [end] if 0 <= end <= 1:
+            return end
+        case [start, end] if 0 <= start <= end <= 1:
+            return start, end
+        case _:
+            raise ArgumentTypeError(f"takes a share of the run such as 0.4 or 0.2:0.9, not {text!r}")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """ "hat,sky" -> ("hat", "sky")."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _pair(read: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
+    def pair(text: str) -> tuple[str, Any]:
+        word, sign, value = text.rpartition("=")
+        if not sign or not word.strip():
+            raise ArgumentTypeError(f"takes WORD=VALUE such as dog=2, not {text!r}")
+        return word.strip(), read(value)
+
+    return pair
+
+
+def _share_or_pair(text: str) -> tuple[str, Any]:
+    return _pair(share)(text) if "=" in text else (DEFAULT, share(text))
+
+
+def _by_word(pairs: list[tuple[str, Any]]) -> Any:
+    return pairs[0][1] if len(pairs) == 1 and pairs[0][0] == DEFAULT else dict(pairs)
+
+
+def _choice(values: tuple[Any, ...]) -> Callable[[str], Any]:
+    """The literal that is written so; anything else is left for argparse to refuse."""
+    return lambda text: next((v for v in values if str(v) == text), text)
+
+
+def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text == "none" else read(text)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"takes JSON, not {text!r}") from error
+
+
+# --- showing ---------------------------------------------------------------------------------------------------
+
+
+def show(value: object) -> str:
+    """A value as it would be typed."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+        case Mapping():
+            pairs = cast(Mapping[str, object], value).items()
+            return " ".join(show(v) if k == DEFAULT else f"{k}={show(v)}" for k, v in pairs) or "none"
+        case tuple() | list():
+            items = cast(Sequence[object], value)
+            numbers = all(isinstance(i, int | float) for i in items)
+            return (":" if numbers else ",").join(map(show, items)) or "none"
+        case _:
+            return str(value)
