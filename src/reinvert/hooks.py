@@ -94,6 +94,10 @@ class Hooks:
         """Replace the output of a module named by `features`, once per side: [branch, case, channel, h, w]."""
         return h
 
+    def guides(self) -> bool:
+        """Whether `guide` has a rule of its own, which reads both sides even where the scale makes one superfluous."""
+        return type(self).guide is not Hooks.guide
+
     def guide(self, null: Tensor, text: Tensor, scale: Tensor, moment: Moment) -> Tensor:
         """Combine the two sides of every live branch: classifier-free guidance."""
         return null + scale * (text - null)
@@ -139,8 +143,11 @@ class Chain(Hooks):
             h = part.feature(h, name, side, branches, moment)
         return h
 
+    def guides(self) -> bool:
+        return any(part.guides() for part in self.parts)
+
     def guide(self, null: Tensor, text: Tensor, scale: Tensor, moment: Moment) -> Tensor:
-        own = [part for part in self.parts if type(part).guide is not Hooks.guide]
+        own = [part for part in self.parts if part.guides()]
         return (own[-1] if own else Hooks()).guide(null, text, scale, moment)
 
     def blend(self, x: Tensor, moment: Moment) -> Tensor:

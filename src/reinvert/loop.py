@@ -89,11 +89,11 @@ class Predictor:
 
     def _rows(self, moment: Moment) -> tuple[list[Row], dict[Row, Row]]:
         """The rows something reads, and which of them are answered by another row."""
-        wanted = {Row(side, 0) for side in self.hooks.reads(moment)}
+        wanted, ruled = {Row(side, 0) for side in self.hooks.reads(moment)}, self.hooks.guides()
         for branch in self.live:
             scale = self.guidance[branch]
-            wanted |= {Row(Side.TEXT, branch)} if scale != 0 else set()
-            wanted |= {Row(Side.NULL, branch)} if scale != 1 else set()
+            wanted |= {Row(Side.TEXT, branch)} if scale != 0 or ruled else set()
+            wanted |= {Row(Side.NULL, branch)} if scale != 1 or ruled else set()
         alias: dict[Row, Row] = {}
         null, text = Row(Side.NULL, 0), Row(Side.TEXT, 0)
         # No rule ever changes the source's rows, so where both sides hear the same one row answers for both.

@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reinvert.anchor import Anchor
+from reinvert.anchor import Anchor, Carry
 from reinvert.backbones.base import Backbone, Fingerprint
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
@@ -161,26 +161,59 @@ class Trajectory:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             if header.get("format") != FORMAT:
                 raise ReinvertError(f"{path} is not a reinvert trajectory; write one with `reinvert invert`")
-            fingerprint = json.loads(header["model"])
+            said = {name: json.loads(header[name]) for name in _JSON}
+            steps = int(header["steps"])
+            _require_sound(said, steps, tensors)
             wide = {n: t if t.dtype == torch.float64 else t.float() for n, t in tensors.items()}
             return cls(
                 path=wide["path"],
-                prompts=tuple(json.loads(header["prompts"])),
-                steps=int(header["steps"]),
+                prompts=tuple(said["prompts"]),
+                steps=steps,
                 inversion=header["inversion"],
-                settings=json.loads(header["settings"]),
+                settings=said["settings"],
                 schedule=header["schedule"],
-                model=Fingerprint(fingerprint["config"], tuple(fingerprint["probe"])),
+                model=Fingerprint(said["model"]["config"], tuple(map(float, said["model"]["probe"]))),
                 null=wide.get("null"),
-                null_for_targets=json.loads(header["null_for_targets"]),
-                pulled=json.loads(header["pulled"]),
-                guidance=json.loads(header["guidance"]),
-                info=json.loads(header["info"]),
+                null_for_targets=said["null_for_targets"],
+                pulled=said["pulled"],
+                guidance=said["guidance"],
+                info=said["info"],
             )
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             if isinstance(error, ReinvertError):
                 raise
             raise ReinvertError(f"{path} is damaged or not a reinvert trajectory; invert again") from error
+
+
+_JSON = ("prompts", "settings", "model", "null_for_targets", "pulled", "guidance", "info")
+
+
+def _is_anchor(pulled: Mapping[str, Any]) -> bool:
+    strength, every, carry = (pulled[name] for name in ("strength", "every", "carry"))
+    shares = isinstance(strength, int | float) and 0 <= strength <= 1
+    return shares and isinstance(every, int) and every >= 1 and carry in get_args(Carry) and len(pulled) == 3
+
+
+def _require_sound(said: Mapping[str, Any], steps: int, tensors: Mapping[str, Tensor]) -> None:
+    """A `ValueError` unless a file's header and tensors fit together."""
+    prompts, model, pulled, guidance = (said[n] for n in ("prompts", "model", "pulled", "guidance"))
+    path, null = tensors["path"], tensors.get("null")
+    sound = (
+        all(isinstance(said[name], dict) for name in ("settings", "info", "model"))
+        and isinstance(prompts, list)
+        and all(isinstance(prompt, str) for prompt in prompts)
+        and isinstance(said["null_for_targets"], bool)
+        and isinstance(model["config"], str)
+        and (guidance is None or isinstance(guidance, int | float))
+        and (pulled is None or (isinstance(pulled, dict) and _is_anchor(pulled)))
+        and all(tensor.is_floating_point() for tensor in tensors.values())
+        and steps >= 1
+        and path.ndim == 5
+        and path.shape[:2] == (steps + 1, len(prompts))
+        and (null is None or (null.ndim == 4 and len(null) in (1, steps) and null.shape[1] == len(prompts)))
+    )
+    if not sound:
+        raise ValueError("header and tensors do not fit together")
 
 
 def spoken(model: Backbone, prompts: Sequence[str], empty: str = "") -> Speech:
