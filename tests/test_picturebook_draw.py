@@ -76,7 +76,7 @@ def test_things_cover_what_they_should():
 
 @pytest.mark.parametrize("type_id", EDIT_TYPES)
 def test_outside_the_mask_the_true_edit_is_its_source(type_id):
-    for edit in sample_edits(30, type_id, seed=3):
+    for edit in sample_edits(20, type_id, seed=3):
         source = np.asarray(edit.picture())
         picture, mask = edit.truth()
         target = np.asarray(picture)

@@ -78,7 +78,12 @@ def test_the_longest_caption_fits(tokenizer):
         assert len(tokenizer.encode(longest)) <= MAX_LENGTH
 
 
-def test_building_it_twice_gives_the_same_files(folder, tmp_path):
-    build_tokenizer(tmp_path)
-    for name in ("vocab.json", "merges.txt"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+def test_building_it_anew_gives_the_same_files_and_what_is_there_is_kept(folder, tmp_path):
+    for i in range(5):
+        build_tokenizer(tmp_path / str(i))
+        for name in ("vocab.json", "merges.txt"):
+            assert (tmp_path / str(i) / name).read_bytes() == (folder / name).read_bytes()
+    swapped = json.loads((folder / "vocab.json").read_text())
+    swapped["cat</w>"], swapped["dog</w>"] = swapped["dog</w>"], swapped["cat</w>"]
+    (tmp_path / "0" / "vocab.json").write_text(json.dumps(swapped))
+    assert build_tokenizer(tmp_path / "0").encode("cat") == build_tokenizer(folder).encode("dog")

@@ -7,12 +7,10 @@ checkpoints split words, so the bundled model must too. Any other text falls bac
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
 from reinvert.picturebook import scene
@@ -36,31 +34,48 @@ def _words() -> list[str]:
     return sorted({*values, *" ".join(phrases).split(), *EXTRA_WORDS, *stems} - set(COMPOUNDS))
 
 
+def _merged(pieces: list[str], rule: tuple[str, str]) -> list[str]:
+    """The pieces after one BPE merge, from left to right."""
+    made: list[str] = []
+    for piece in pieces:
+        if made and (made[-1], piece) == rule:
+            made[-1] += piece
+        else:
+            made.append(piece)
+    return made
+
+
 def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """BPE merges that make each word one token, then those that join the stems of the compounds."""
-    bpe = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
-    trainer = BpeTrainer(vocab_size=10_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
-    bpe.train_from_iterator(words, trainer)
-    merges = [(left, right) for left, right in json.loads(bpe.to_str())["model"]["merges"]]
+    """BPE merges that make each word one token, then those that join the stems of the compounds.
+
+    The most frequent pair goes first and the alphabet decides between equals (the trainer of `tokenizers` leaves
+    that to chance, and two processes must agree on the numbers of the tokens).
+    """
+    merges: list[tuple[str, str]] = []
+    spelt = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    while any(len(pieces) > 1 for pieces in spelt):
+        counts = Counter(pair for pieces in spelt for pair in pairwise(pieces))
+        rule = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(rule)
+        spelt = [_merged(pieces, rule) for pieces in spelt]
     for stem, _ in COMPOUNDS.values():
         pieces = list(stem)
-        for left, right in merges:
-            for i in range(len(pieces) - 1, 0, -1):
-                if (pieces[i - 1], pieces[i]) == (left, right):
-                    pieces[i - 1 : i + 1] = [left + right]
-        for i in range(1, len(pieces)):
-            merges.append(("".join(pieces[:i]), pieces[i]))
+        for rule in merges:
+            pieces = _merged(pieces, rule)
+        merges += [("".join(pieces[:i]), pieces[i]) for i in range(1, len(pieces))]
     return merges
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write vocab.json and merges.txt to `folder` and load them."""
+    """Write vocab.json and merges.txt to `folder` and load them. What is already there is kept: a model that is half
+    trained needs the numbers it began with."""
     folder.mkdir(parents=True, exist_ok=True)
-    letters = _byte_alphabet()
-    merges = _merges(_words())
-    pieces = [*letters, *(f"{c}</w>" for c in letters), *("".join(rule) for rule in merges)]
-    vocabulary = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(rule) for rule in merges)]) + "\n")
+    rules, numbers = folder / "merges.txt", folder / "vocab.json"
+    if not (rules.exists() and numbers.exists()):
+        letters = _byte_alphabet()
+        merges = _merges(_words())
+        pieces = [*letters, *(f"{c}</w>" for c in letters), *("".join(rule) for rule in merges)]
+        vocabulary = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
+        numbers.write_text(json.dumps({piece: i for i, piece in enumerate(vocabulary)}))
+        rules.write_text("\n".join(["#version: 0.2", *(" ".join(rule) for rule in merges)]) + "\n")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_LENGTH)

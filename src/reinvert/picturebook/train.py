@@ -445,6 +445,10 @@ def export(
         requires_safety_checker=False,
     )
     pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    # transformers loads in the precision that this file names, diffusers in float32 unless told otherwise: without
+    # this line plain `from_pretrained` gives a text encoder that the UNet cannot read.
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device: torch.device) -> None:
