@@ -66,8 +66,8 @@ class LocalBlend(Editor):
             without = self._channels(case, [(m.source_without, m.target_without) for m in mine])
         channels = chosen[..., None] if without is None else torch.stack([chosen, without], -1)
         h, w = case.latent
-        grid = (max(h // 4, min(self.grid, h)), max(w // 4, min(self.grid, w)))
-        return _WordHooks(self, channels.to(case.model.device), grid, case.steps)
+        shrink = next((s for s in (4, 2) if min(h, w) // s >= self.grid), 1)
+        return _WordHooks(self, channels.to(case.model.device), (h // shrink, w // shrink), case.steps)
 
     @staticmethod
     def _channels(case: Case, words: Sequence[tuple[Words, Words]]) -> Tensor:

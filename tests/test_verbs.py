@@ -1,0 +1,221 @@
+"""The public verbs: what they take, what they return, and what they refuse before anything is computed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SOURCE, TARGET, gap, make_picture
+from PIL import Image
+
+import reinvert
+from reinvert.editors.local_blend import LocalBlend
+from reinvert.editors.p2p import P2P
+from reinvert.editors.prompt import Prompt
+from reinvert.errors import ReinvertError
+from reinvert.inversions.direct import Direct
+
+RUN = {"source": SOURCE, "target": TARGET, "steps": 3}
+
+
+def test_a_result_says_everything(tiny, picture) -> None:
+    result = reinvert.edit(tiny, picture, **RUN, blend=("cat", "dog"), boost={"dog": 2.0}, seed=5)
+    assert result.image.size == result.reconstruction.size == (32, 32)
+    assert result.images == (result.image,)
+    assert result.latents.shape == (2, 3, 16, 16)
+    assert result.latents.dtype == torch.float32
+    assert (result.forwards, result.backwards) == (3 + 9, 0)
+    assert result.seconds > 0
+    said = json.loads(json.dumps(result.settings))
+    assert said["source"] == SOURCE
+    assert said["target"] == [TARGET]
+    assert said["inversion"]["name"] == "direct"
+    assert said["inversion"]["strength"] == 1.0
+    assert [e["name"] for e in said["editors"]] == ["p2p", "local_blend"]
+    assert said["editors"][0]["boost"] == {"dog": 2.0}
+    assert said["editors"][1]["source_words"] == ["cat"]
+    assert (said["steps"], said["guidance"], said["seed"], said["model"]) == (3, 7.5, 5, "tiny-eps")
+
+
+def test_the_reconstruction_is_the_decoded_source_row(tiny, picture) -> None:
+    result = reinvert.edit(tiny, picture, **RUN)
+    for row, shown in zip(result.latents, (result.reconstruction, result.image), strict=True):
+        pixels = ((tiny.decode(row[None])[0] / 2 + 0.5).clamp(0, 1) * 255).byte()
+        assert np.array_equal(np.asarray(shown), pixels.permute(1, 2, 0).numpy())
+
+
+def test_a_trajectory_edits_like_the_picture_it_came_from(tiny, picture, tmp_path: Path) -> None:
+    at_once = reinvert.edit(tiny, picture, **RUN, inversion="negative_prompt", editor="p2p+proximal")
+    path = reinvert.invert(tiny, picture, SOURCE, inversion="negative_prompt", steps=3)
+    later = reinvert.edit(tiny, path, target=TARGET, editor="p2p+proximal")
+    assert torch.equal(at_once.latents, later.latents)
+    assert later.forwards == at_once.forwards - 3
+    again = reinvert.edit(tiny, path, target=TARGET, editor="p2p+proximal")
+    assert torch.equal(again.latents, later.latents)  # it can be edited many times
+
+
+def test_reconstructing_renders_the_source_alone(tiny, picture) -> None:
+    exact = reinvert.reconstruct(tiny, picture, SOURCE, steps=3)
+    assert exact.latents.shape == (1, 3, 16, 16)
+    assert exact.image is exact.reconstruction
+    assert exact.forwards == 3  # an anchored source that nobody reads costs nothing
+    assert torch.equal(exact.latents[0], reinvert.edit(tiny, picture, **RUN).latents[0])
+    ddim = reinvert.reconstruct(tiny, picture, SOURCE, inversion="ddim", steps=3)
+    assert ddim.forwards == 3 + 6
+    edited = reinvert.edit(tiny, picture, **RUN, inversion="ddim")
+    assert gap(ddim.latents[0], edited.latents[0]) < 1e-4  # the same row in a smaller batch, float32
+    trajectory = reinvert.invert(tiny, picture, SOURCE, inversion="ddim", steps=3)
+    assert torch.equal(reinvert.reconstruct(tiny, trajectory).latents, ddim.latents)
+
+
+def test_methods_are_given_by_name_by_instance_or_as_a_list(tiny, picture) -> None:
+    wanted = reinvert.edit(tiny, picture, **RUN, strength=0.5, cross=0.8, blend=("cat", "dog"), threshold=0.5).latents
+    blend = LocalBlend(("cat",), ("dog",), threshold=0.5)
+    for inversion, editor in (
+        (Direct(strength=0.5), [P2P(cross=0.8), blend]),
+        (Direct(strength=0.5), (P2P(cross=0.8), blend)),
+    ):
+        assert torch.equal(reinvert.edit(tiny, picture, **RUN, inversion=inversion, editor=editor).latents, wanted)
+    named = {"source_words": ("cat",), "target_words": ("dog",), "threshold": 0.5, "cross": 0.8, "strength": 0.5}
+    assert torch.equal(reinvert.edit(tiny, picture, **RUN, editor="p2p+local_blend", **named).latents, wanted)
+    assert torch.equal(reinvert.edit(tiny, picture, **RUN, editor="local_blend + p2p", **named).latents, wanted)
+
+
+def test_several_targets_of_one_picture(tiny64, picture) -> None:
+    targets = [TARGET, "a horse sitting on a table"]
+    both = reinvert.edit(tiny64, picture, source=SOURCE, target=targets, steps=3)
+    assert len(both.images) == 2
+    assert both.latents.shape[0] == 3
+    assert both.settings["target"] == targets
+    for i, target in enumerate(targets):
+        one = reinvert.edit(tiny64, picture, source=SOURCE, target=target, steps=3)
+        assert gap(both.latents[1 + i], one.latents[1]) < 1e-4  # latents are float32 here
+
+
+def test_a_list_of_pictures_is_a_batch_with_words_of_their_own(tiny, picture, other_picture) -> None:
+    prompts = {"source": [SOURCE, "a red house"], "target": [TARGET, "a small house"], "steps": 3}
+    both = reinvert.edit(
+        tiny,
+        [picture, other_picture],
+        **prompts,
+        blend=[("cat", "dog"), ("red", "small")],
+        boost=[{"dog": 2.0}, {"small": 3.0}],
+    )
+    assert [r.settings["source"] for r in both] == prompts["source"]
+    assert both[1].settings["editors"][0]["boost"] == {"small": 3.0}
+    first = reinvert.edit(tiny, picture, **RUN, blend=("cat", "dog"), boost={"dog": 2.0})
+    second = reinvert.edit(
+        tiny, other_picture, source="a red house", target="a small house", steps=3, blend=("red", "small"),
+        boost={"small": 3.0},
+    )  # fmt: skip
+    for one, alone in zip(both, (first, second), strict=True):
+        assert gap(one.latents[0], alone.latents[0]) < 1e-5  # float32 in another batch size, from the VAE on
+        assert gap(one.latents[1], alone.latents[1]) < 1e-3
+
+
+def test_a_mask_says_where(tiny, picture) -> None:
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (8, 4, 20, 16))
+    for run in (
+        reinvert.edit(tiny, picture, **RUN, mask=mask),
+        reinvert.edit(tiny, reinvert.invert(tiny, picture, SOURCE, steps=3), target=TARGET, mask=mask),
+    ):
+        changed = (run.latents[1] != run.latents[0]).any(0)
+        wanted = torch.zeros(16, 16, dtype=torch.bool)
+        wanted[2:8, 4:10] = True  # the box, at half the size
+        assert torch.equal(changed, wanted)
+
+
+def test_pictures_are_fitted_and_paths_opened(tiny, tmp_path: Path) -> None:
+    wide = make_picture(2).resize((60, 40))
+    wide.save(tmp_path / "wide.png")
+    opened = reinvert.edit(tiny, tmp_path / "wide.png", **RUN)
+    given = reinvert.edit(tiny, wide, **RUN)
+    assert torch.equal(opened.latents, given.latents)
+    assert opened.image.size == (32, 32)
+    kept = reinvert.edit(tiny, wide, **RUN, fit="keep")
+    assert kept.image.size == (48, 32)
+    assert kept.latents.shape[-2:] == (16, 24)
+    tall = reinvert.edit(tiny, wide.transpose(Image.Transpose.ROTATE_90), **RUN, fit="keep")
+    assert tall.latents.shape[-2:] == (24, 16)
+
+
+@pytest.mark.parametrize("grid", [16, 8])
+@pytest.mark.parametrize("size", [(48, 32), (32, 56)])
+def test_words_are_found_in_pictures_that_are_not_square(tiny, size: tuple[int, int], grid: int) -> None:
+    picture = make_picture(2).resize(size)
+    words = {"blend": ("cat", "dog"), "threshold": 0.7, "grid": grid}
+    result = reinvert.edit(tiny, picture, **RUN, fit="keep", **words)
+    assert result.image.size == size
+    kept = (result.latents[1] == result.latents[0]).all(0)
+    assert kept.shape == (size[1] // 2, size[0] // 2)
+    assert 0 < kept.float().mean() < 1
+
+
+def test_progress_is_watched_from_outside(tiny, picture) -> None:
+    seen = []
+    reinvert.edit(tiny, picture, **RUN, watch=lambda p: seen.append((p.stage, p.done, p.total)))
+    assert seen == [*(("inverting", i, 3) for i in (1, 2, 3)), *(("editing", i, 3) for i in (1, 2, 3))]
+
+
+def test_the_same_call_gives_the_same_result(tiny, picture) -> None:
+    one, two = (reinvert.edit(tiny, picture, **RUN, blend=("cat", "dog")) for _ in range(2))
+    assert torch.equal(one.latents, two.latents)
+    assert one.image.tobytes() == two.image.tobytes()
+
+
+WRONG = [
+    ({"steps": 0}, "0 steps cannot be taken; choose between 1 and 1000"),
+    ({"steps": 1001}, "1001 steps cannot be taken; choose between 1 and 1000"),
+    ({"inversion": "directt"}, "there is no inversion 'directt'; did you mean direct"),
+    ({"editor": "p2q"}, "there is no editor 'p2q'; did you mean p2p"),
+    ({"editor": "p2p+proxmal"}, "there is no editor 'proxmal'; did you mean proximal"),
+    ({"strenght": 0.4}, "neither the inversion nor the editor has an argument 'strenght'; they have "),
+    ({"editor": "prompt", "boost": {"dog": 2.0}}, "boost belongs to p2p; choose --editor p2p"),
+    ({"blend": ("bird", "dog")}, "'bird' does not occur in 'a cat sitting on a table'; the words are: a, cat, sitting"),
+    ({"boost": {"bird": 2.0}}, "'bird' does not occur in 'a dog sitting on a table'"),
+    ({"kind": "replace", "target": "a big dog"}, "equally many words"),
+    ({"cross": 1.5}, "share of the run"),
+    ({"target": []}, "give a target prompt"),
+    ({"source": None}, "say what the picture shows"),
+    ({"source": [SOURCE, SOURCE]}, "1 pictures need 1 source prompts, not 2"),
+    ({"inversion": Direct(), "strength": 0.4}, "set strength on the inversion itself"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG, ids=lambda value: str(value)[:60])
+def test_bad_input_is_refused_before_anything_is_computed(tiny, picture, change, said: str) -> None:
+    before = tiny.tally.copy()
+    with pytest.raises(ReinvertError, match=said) as caught:
+        reinvert.edit(tiny, picture, **RUN | change)
+    assert tiny.tally == before
+    assert "\n" not in str(caught.value)
+
+
+def test_batches_that_do_not_fit_are_refused(tiny, picture, other_picture) -> None:
+    both = [picture, other_picture]
+    with pytest.raises(ReinvertError, match="2 pictures need 2 source prompts, not 1"):
+        reinvert.edit(tiny, both, **RUN)
+    with pytest.raises(ReinvertError, match="2 pictures need 2 target prompts, not 1"):
+        reinvert.edit(tiny, both, source=[SOURCE] * 2, target=TARGET, steps=3)
+    sizes = [picture, other_picture.resize((64, 32))]
+    with pytest.raises(ReinvertError, match="must come out the same size"):
+        reinvert.edit(tiny, sizes, source=[SOURCE] * 2, target=[TARGET] * 2, steps=3, fit="keep")
+    with pytest.raises(ReinvertError, match="2 pictures need 2 blends and boosts"):
+        reinvert.edit(tiny, both, source=[SOURCE] * 2, target=[TARGET] * 2, steps=3, boost=[{}])
+    with pytest.raises(ReinvertError, match="2 pictures need 2 masks"):
+        reinvert.edit(tiny, both, source=[SOURCE] * 2, target=[TARGET] * 2, steps=3, mask=[picture])
+    with pytest.raises(ReinvertError, match="at least one picture"):
+        reinvert.invert(tiny, [], [])
+
+
+def test_an_editor_of_its_own_is_as_good_as_ours(tiny, picture) -> None:
+    class Mine(Prompt):
+        name = "mine"
+
+    result = reinvert.edit(tiny, picture, **RUN, editor=Mine())
+    assert torch.equal(result.latents, reinvert.edit(tiny, picture, **RUN, editor="prompt").latents)
+    assert result.settings["editors"][0]["name"] == "mine"
