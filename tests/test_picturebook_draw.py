@@ -30,7 +30,10 @@ def test_the_same_scene_gives_the_same_bytes_in_another_process_too():
     rng = Random(5)
     here = hashlib.sha256(b"".join(draw(sample_scene(rng)).tobytes() for _ in range(20))).hexdigest()
     there = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=os.environ | {"PYTHONHASHSEED": "1"}, capture_output=True, check=True
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        check=True,
     )
     assert there.stdout.decode().strip() == here
 

@@ -147,7 +147,7 @@ def test_the_benchmark_of_edits_compares_inversions(out, reader, tmp_path, capsy
     assert report["cost"]["null_text"]["backwards"] == 3 * 2
     # What direct inversion reconstructs is what the VAE keeps.
     for edit in report["edits"]:
-        assert edit["direct"]["reconstruction"] == pytest.approx(edit["vae"]["reconstruction"], abs=0.01)  # a grey level
+        assert edit["direct"]["reconstruction"] == pytest.approx(edit["vae"]["reconstruction"], abs=0.01)
     assert "Order of background PSNR, direct" in printed
     module.main(
         [*common, "--count", "2", "--types", "0", "2", "--blend", "--inversions", "direct", "--out", str(tmp_path)]
