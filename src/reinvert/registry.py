@@ -15,6 +15,7 @@ import textwrap
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from itertools import pairwise
@@ -57,24 +58,31 @@ class Method:
 
 def names(group: Group) -> tuple[str, ...]:
     """Every registered name, sorted."""
-    package = import_module(f"reinvert.{group}")
-    own = {m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base"}
-    return tuple(sorted(own | {point.name for point in entry_points(group=f"reinvert.{group}")}))
+    return tuple(sorted({*_own(group), *_points(group)}))
 
 
 def find(group: Group, name: str) -> type[Any]:
     """The class behind a name; an unknown name is answered with the nearest ones."""
-    known = names(group)
-    if name not in known:
+    points = _points(group)  # read once: it means reading the metadata of every installed package
+    if name in points:
+        return cast(type[Any], points[name].load())
+    if name not in _own(group):
+        known = names(group)
         near = difflib.get_close_matches(name, known, 3, 0.4) or list(known)
         raise ReinvertError(f"there is no {group.removesuffix('s')} {name!r}; did you mean {' or '.join(near)}?")
-    for point in entry_points(group=f"reinvert.{group}"):
-        if point.name == name:
-            return cast(type[Any], point.load())
     module = import_module(f"reinvert.{group}.{name}")
     base = _BASES[group]
     found = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
     return next(c for c in found if issubclass(c, base))
+
+
+def _own(group: Group) -> set[str]:
+    package = import_module(f"reinvert.{group}")
+    return {m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base"}
+
+
+def _points(group: Group) -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group=f"reinvert.{group}")}
 
 
 def make(group: Group, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
@@ -110,6 +118,7 @@ def describe(group: Group, name: str) -> Method:
     return Method(name, group, text.split("\n\n")[0].replace("\n", " "), papers, cls.needs, arguments(cls))
 
 
+@cache
 def _field_docs(cls: type[Any]) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = cast(ast.ClassDef, tree.body[0]).body

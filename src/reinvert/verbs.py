@@ -27,6 +27,7 @@ from reinvert.trajectory import Trajectory
 Picture = Image.Image
 Picturelike = Picture | str | Path
 Watch = Callable[[Progress], None]
+DEFAULT_STEPS = 50
 EditorLike = str | Editor | Sequence["str | Editor"]
 
 
@@ -143,7 +144,8 @@ def edit(
         trajectory, prepared = image, None
         single = len(trajectory.prompts) == 1
         targets = _targets(target, len(trajectory.prompts))
-        _check_words(model, editors, trajectory.prompts, targets, trajectory.path, trajectory.steps, own)
+        masked = mask is not None
+        _check_words(model, editors, trajectory.prompts, targets, trajectory.path, trajectory.steps, own, masked)
         masks = _mask(mask, None, trajectory)
     else:
         if source is None:
@@ -152,11 +154,12 @@ def edit(
         pictures, sources = _batch(image, source)
         targets = _targets(target, len(sources))
         method = _inversion(inversion, for_inversion)
-        model.times(steps or 50)
+        steps = DEFAULT_STEPS if steps is None else steps
+        model.times(steps)
         prepared = prepare(model, pictures, fit)
-        _check_words(model, editors, sources, targets, prepared.latents[None], steps or 50, own)
+        _check_words(model, editors, sources, targets, prepared.latents[None], steps, own, mask is not None)
         masks = _mask(mask, prepared, None)
-        trajectory = _inverted(model, prepared, sources, method, steps or 50, guidance, seed, watch)
+        trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
     case = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path.to(model.device), masks, own)
     x = None
     for moment, state in trajectory.walk(model, targets, bind_all(editors, case), guidance):
@@ -200,7 +203,8 @@ def reconstruct(
         pictures, sources = _batch(image, source)
         prepared = prepare(model, pictures, fit)
         method = _inversion(inversion, arguments)
-        trajectory = _inverted(model, prepared, sources, method, steps or 50, guidance, seed, watch)
+        steps = DEFAULT_STEPS if steps is None else steps
+        trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
     x = None
     for moment, state in trajectory.walk(model, (), Hooks(), guidance):
         x = state.x
@@ -331,6 +335,7 @@ def _check_words(
     path: Tensor,
     steps: int,
     own: tuple[Mapping[str, Any], ...],
+    masked: bool,
 ) -> None:
     """Bind once before anything is computed, so that a word that does not occur is an error now."""
     stand_in = torch.zeros(1, len(sources), 1, *path.shape[-2:])
@@ -339,7 +344,7 @@ def _check_words(
         wordless = isinstance(e, LocalBlend) and not any(
             e.at(case, i).source_words or e.at(case, i).target_words for i in range(len(sources))
         )
-        if not wordless:
+        if not (wordless and masked):
             e.bind(case)
 
 

@@ -79,7 +79,7 @@ def run(job: Job, chosen: Chosen, output: Path) -> int:
                     job.given.image,
                     job.given.source,
                     inversion=column.inversion,
-                    steps=args.steps or 50,
+                    steps=verbs.DEFAULT_STEPS if args.steps is None else args.steps,
                     guidance=job.given.guidance(args.guidance),
                     seed=args.seed,
                     fit=args.fit or "crop",

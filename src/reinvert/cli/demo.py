@@ -24,18 +24,19 @@ from reinvert.picturebook.caption import scene_json
 from reinvert.picturebook.draw import draw, true_edit
 from reinvert.picturebook.scene import Scene, Thing
 
+CAT = Scene((Thing("cat", "red", x=0.5, ground=0.86, size=0.29, says_facing=True),), "grass", seed=3)
+
 
 @dataclass(frozen=True)
 class Edit:
-    """One row of the sheet: what changes in the scene, and how it is edited."""
+    """One row of the sheet: what changes in which scene, and how it is edited."""
 
     name: str
     change: Callable[[Scene], Scene]
     blend: tuple[str, str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    scene: Scene = CAT
 
-
-SCENE = Scene((Thing("cat", "red", size=0.29, says_facing=True),), "grass", seed=3)
 
 EDITS = (
     Edit("cat to dog", lambda s: s.with_thing(kind="dog"), ("cat", "dog")),
@@ -62,27 +63,29 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"device": device_name(model.device), **provenance(args)}
-    source = draw(SCENE, model.image_size)
-    described = {"caption": SCENE.caption, "scene": scene_json(SCENE)}
-    write_picture(source, folder / "source.png", {**described, **about})
     rows: list[list[Image.Image | None]] = []
     told: list[dict[str, Any]] = []
+    inverted: dict[Scene, verbs.Trajectory] = {}  # one inversion, any number of edits
     with progress_bar(args.quiet) as watch:
-        # One inversion, any number of edits.
-        trajectory = verbs.invert(model, source, SCENE.caption, steps=args.steps, guidance=args.guidance, watch=watch)
         for index, edit in enumerate(EDITS):
-            row, record = _edited(model, edit, trajectory, source, args.guidance, watch)
+            source = draw(edit.scene, model.image_size)
+            if edit.scene not in inverted:
+                inverted[edit.scene] = verbs.invert(
+                    model, source, edit.scene.caption, steps=args.steps, guidance=args.guidance, watch=watch
+                )
+                described = {"caption": edit.scene.caption, "scene": scene_json(edit.scene)}
+                write_picture(source, folder / f"source-{len(inverted)}.png", {**described, **about})
+            row, record = _edited(model, edit, inverted[edit.scene], source, args.guidance, watch)
             write_picture(row[2], folder / f"{index + 1}-{edit.name.replace(' ', '-')}.png", {**record, **about})
             rows.append([*row])
             told.append(record)
     sheet = contact_sheet(
         rows,
         column_titles=["source", "reconstruction", "edit: direct inversion + P2P", "the true edit"],
-        row_titles=[f"{edit.name}:\n{record['settings']['target']}" for edit, record in zip(EDITS, told, strict=True)],
-        cell=256,
+        row_titles=[f"{record['name']}:\n{record['settings']['target']}" for record in told],
     )
-    write_picture(sheet, folder / "contact-sheet.png", {"edits": told, **described, **about})
-    tell([folder / "contact-sheet.png"])
+    write_picture(sheet, folder / "demo.png", {"edits": told, **about})
+    tell([folder / "demo.png"])
     return 0
 
 
@@ -95,21 +98,14 @@ def _edited(
     watch: verbs.Watch,
 ) -> tuple[tuple[Image.Image, Image.Image, Image.Image, Image.Image], dict[str, Any]]:
     """One row of pictures, and what is told about it."""
-    target = edit.change(SCENE)
-    truth, mask = true_edit(SCENE, target, model.image_size)
-    result: verbs.Result = verbs.edit(
-        model,
-        trajectory,
-        target=target.caption,
-        editor="p2p",
-        blend=edit.blend,
-        guidance=guidance,
-        watch=watch,
-        **edit.settings,
-    )
+    target = edit.change(edit.scene)
+    truth, mask = true_edit(edit.scene, target, model.image_size)
+    settings: dict[str, Any] = {"editor": "p2p", "blend": edit.blend, "guidance": guidance, **edit.settings}
+    result: verbs.Result = verbs.edit(model, trajectory, target=target.caption, watch=watch, **settings)
     record = {
         "name": edit.name,
         "settings": {**result.settings, "target": target.caption},
+        "scene": scene_json(target),
         "background_psnr": _outside(source, result.image, mask),
         "psnr_to_true_edit": round(psnr(result.image, truth), 2),
         "seconds": result.seconds,

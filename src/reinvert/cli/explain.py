@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, cast
 
+from reinvert import verbs
 from reinvert.backbones.loading import load_tokenizer
 from reinvert.cli.common import Given
 from reinvert.cli.values import show
@@ -45,7 +46,9 @@ def run(model: str, given: Given, targets: Sequence[str], editors: Sequence[Edit
     if p2p is None:
         raise ReinvertError("--explain shows whose attention p2p keeps; choose --editor p2p")
     tokenizer = load_tokenizer(model)
-    steps = given.trajectory.steps if given.trajectory is not None else steps or 50
+    if given.trajectory is not None:
+        steps = given.trajectory.steps
+    steps = verbs.DEFAULT_STEPS if steps is None else steps
     start, stop = self_window(steps, p2p.self_attention)
     for target in targets:
         print(f"{given.source}  ->  {target}")

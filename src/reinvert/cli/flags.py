@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from reinvert import registry
 from reinvert.cli.values import Kind, kind_of, show
 from reinvert.errors import ReinvertError
 from reinvert.registry import Argument, Group
 
-PREFIX = "method:"
+GROUPS: Final[tuple[Group, ...]] = ("inversions", "editors")
+
+PREFIX: Final = "method:"
 """Of these flags' names in the namespace, so that no field can take the place of another option."""
 
 
@@ -23,7 +25,7 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def add_method_flags(parser: argparse.ArgumentParser, groups: tuple[Group, ...] = ("inversions", "editors")) -> None:
+def add_method_flags(parser: argparse.ArgumentParser, groups: tuple[Group, ...] = GROUPS) -> None:
     """One group of options per method, each with the field's own words and default."""
     seen: dict[str, Any] = {}
     for group in groups:
@@ -77,47 +79,41 @@ class Chosen:
         self.taken: dict[Group, set[str]] = {"inversions": set(), "editors": set()}
 
     def make(self, group: Group, name: str) -> Any:
-        """The method with the typed values of its fields; the flag with its own name counts more."""
+        """The method with the typed values of its fields; of two flags for a field the one with its own name counts."""
         given: dict[str, Any] = {}
         for argument in registry.arguments(registry.find(group, name)):
             kind = kind_of(argument.type)
             for typed in (argument.name, f"{name}.{argument.name}"):
-                if typed in self.typed and (typed != argument.name or self._serves(argument)):
+                if typed in self.typed and (typed != argument.name or _serves(argument)):
                     value = self.typed[typed]
                     given[argument.name] = kind.gather(value, argument.default) if kind.gather else value
                     self.taken[group].add(typed)
         return registry.make(group, name, given)
 
-    @staticmethod
-    def _serves(argument: Argument) -> bool:
-        """Whether the plain flag is this field's: it has the type of the first method with a field of that name."""
-        for group in ("inversions", "editors"):
-            for method in registry.names(group):
-                for other in registry.arguments(registry.find(group, method)):
-                    if other.name == argument.name:
-                        return other.type == argument.type
-        return True
-
-    def check(self, groups: tuple[Group, ...] = ("inversions", "editors")) -> None:
+    def check(self, groups: tuple[Group, ...] = GROUPS) -> None:
         """Refuse a flag that no method of these groups took: a setting that does nothing would go unnoticed."""
         taken = {typed for group in groups for typed in self.taken[group]}
         for typed in self.typed:
             if typed not in taken:
-                owners = _owners(typed)
+                owners = [typed.split(".")[0]] if "." in typed else [method for method, _ in _fields(typed)]
+                is_one = len(owners) == 1
                 raise ReinvertError(
-                    f"{flag_of(typed)} belongs to {' and '.join(owners)}, which "
-                    f"{'is' if len(owners) == 1 else 'are'} not used here; choose "
-                    f"{'it' if len(owners) == 1 else 'one'} or leave the option out"
+                    f"{flag_of(typed)} belongs to {' and '.join(owners)}, which {'is' if is_one else 'are'} not used "
+                    f"here; choose {'it' if is_one else 'one'} or leave the option out"
                 )
 
 
-def _owners(typed: str) -> list[str]:
-    if "." in typed:
-        return [typed.split(".")[0]]
-    groups: tuple[Group, ...] = ("inversions", "editors")
+def _fields(name: str) -> list[tuple[str, Argument]]:
+    """Every method with a field of this name, in the order of the flags."""
     return [
-        method
-        for group in groups
+        (method, argument)
+        for group in GROUPS
         for method in registry.names(group)
-        if typed in {a.name for a in registry.arguments(registry.find(group, method))}
+        for argument in registry.arguments(registry.find(group, method))
+        if argument.name == name
     ]
+
+
+def _serves(argument: Argument) -> bool:
+    """Whether the plain flag is this field's: it has the type of the first method with a field of that name."""
+    return _fields(argument.name)[0][1].type == argument.type

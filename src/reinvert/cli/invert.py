@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             given.image,
             given.source,
             inversion=inversion,
-            steps=args.steps or 50,
+            steps=verbs.DEFAULT_STEPS if args.steps is None else args.steps,
             guidance=given.guidance(args.guidance),
             seed=args.seed,
             fit=args.fit or "crop",

@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from reinvert import registry
-from reinvert.cli.flags import flag_of
+from reinvert.cli.flags import GROUPS, flag_of
 from reinvert.cli.values import kind_of, show
 from reinvert.errors import ReinvertError
 from reinvert.registry import Group, Method
 
-GROUPS: tuple[Group, ...] = ("inversions", "editors")
 WIDEST = 100
 
 

@@ -19,11 +19,11 @@ from reinvert.words import DEFAULT
 
 @dataclass(frozen=True)
 class Kind:
-    """How one type is read. `gather` puts the values of a flag that takes several together."""
+    """How one type is read. `gather` makes one value of a flag's several, given the field's default."""
 
     metavar: str
     read: Callable[[str], Any]
-    gather: Callable[[list[Any]], Any] | None = None
+    gather: Callable[[list[Any], Any], Any] | None = None
     choices: tuple[Any, ...] | None = None
     toggle: bool = False
 
@@ -44,7 +44,7 @@ def kind_of(annotation: Any) -> Kind:
     if origin is tuple and inner == (str, ...):
         return Kind("WORD,WORD", words)
     if _is_mapping(annotation):
-        return Kind("WORD=X", _pair(number), dict)
+        return Kind("WORD=X", _pair(number), lambda pairs, default: dict(pairs))
     if _is_union(origin):
         return _union(inner)
     return Kind("JSON", _json)
@@ -128,8 +128,11 @@ def _share_or_pair(text: str) -> tuple[str, Any]:
     return _pair(share)(text) if "=" in text else (DEFAULT, share(text))
 
 
-def _by_word(pairs: list[tuple[str, Any]]) -> Any:
-    return pairs[0][1] if len(pairs) == 1 and pairs[0][0] == DEFAULT else dict(pairs)
+def _by_word(pairs: list[tuple[str, Any]], default: Any) -> Any:
+    """One share for all, or one per word; words that are not named keep the field's default share."""
+    if len(pairs) == 1 and pairs[0][0] == DEFAULT:
+        return pairs[0][1]
+    return ({} if isinstance(default, Mapping) else {DEFAULT: default}) | dict(pairs)
 
 
 def _choice(values: tuple[Any, ...]) -> Callable[[str], Any]:

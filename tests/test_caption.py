@@ -1,0 +1,78 @@
+"""Captions and JSON are read back into the scenes that wrote them."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+
+from reinvert.errors import ReinvertError
+from reinvert.picturebook.caption import read_caption, read_scene, scene_json
+from reinvert.picturebook.scene import sample_scene
+
+SCENES = [sample_scene(Random(i), pairs=0.4, styled=0.4) for i in range(300)]
+
+
+def test_every_caption_is_read_back():
+    for i, scene in enumerate(SCENES):
+        assert read_caption(scene.caption, seed=i).caption == scene.caption
+
+
+def test_every_scene_survives_json():
+    for scene in SCENES:
+        assert read_scene(json.dumps(scene_json(scene))) == scene
+        assert read_scene(json.dumps({"caption": "", "scene": scene_json(scene)})) == scene
+
+
+def test_a_seed_gives_one_layout_for_every_wording():
+    cat, dog = read_caption("a red cat on grass", 5), read_caption("a blue striped dog in snow", 5)
+    assert (cat.things[0].x, cat.things[0].ground, cat.things[0].size, cat.things[0].facing) == (
+        dog.things[0].x,
+        dog.things[0].ground,
+        dog.things[0].size,
+        dog.things[0].facing,
+    )
+    assert read_caption("a red cat on grass", 6) != cat
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ("", "describe a scene"),
+        ("an elephant on grass", "'elephant'"),
+        ("a dgo", "did you mean dog"),
+        ("a red boat wearing a hat in the sea", "a boat wears nothing"),
+        ("a tree facing left at night", "same from both sides"),
+        ("a cat on mars", "on grass"),
+        ("a cat and a dog and a fish", "one or two things"),
+        ("a cat wearing a shoe", "hat, crown"),
+        ("a cat wearing", "hat, crown"),
+        ("a", "cannot draw"),
+    ],
+)
+def test_wrong_captions(caption: str, said: str):
+    with pytest.raises(ReinvertError, match=said):
+        read_caption(caption)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "JSON object"),
+        ("{}", "things"),
+        ('{"things": []}', "one or two"),
+        ('{"things": [3]}', "JSON object"),
+        ('{"things": [{"kind": "cow"}]}', "no 'cow'"),
+        ('{"things": [{"kind": "cat", "hat": 1}]}', "no 'hat'"),
+        ('{"things": [{"kind": "cat", "x": "left"}]}', "x is a number"),
+        ('{"things": [{"kind": "cat", "size": NaN}]}', "size is a number"),
+        ('{"things": [{}]}', "kind"),
+        ('{"things": [{"kind": "cat"}], "background": "moon"}', "no background 'moon'"),
+        ('{"things": [{"kind": "cat"}], "seed": "x"}', "seed"),
+    ],
+)
+def test_wrong_scenes(text: str, said: str):
+    with pytest.raises(ReinvertError, match=said):
+        read_scene(text)
