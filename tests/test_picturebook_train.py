@@ -30,9 +30,10 @@ RECIPE = Recipe(
 MINUTES = (0.02, 0.02, 0.01)
 
 
-def steps_of(checkpoint: Path) -> int:
+def read_clock(checkpoint: Path) -> tuple[int, float]:
+    """Steps taken and minutes spent."""
     with safe_open(checkpoint, "pt") as file:
-        return int(file.metadata()["step"])
+        return int(file.metadata()["step"]), float(file.metadata()["spent"]) / 60
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +70,19 @@ def test_reinvert_loads_it_and_reconstructs_exactly(model):
     assert again.image.tobytes() == evaluate.round_trip(model, [picture])[0].tobytes()
 
 
-def test_the_same_command_resumes(out, tmp_path):
-    before = {name: steps_of(out / f"{name}.ckpt.safetensors") for name in ("vae", "unet", "decoder")}
-    assert min(before.values()) >= 1
+def test_the_same_command_resumes(out):
+    stages = ("vae", "unet", "decoder")
+    before = {name: read_clock(out / f"{name}.ckpt.safetensors") for name in stages}
+    assert min(step for step, _ in before.values()) >= 1
     model = (out / "model" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
-    train(RECIPE, out, MINUTES, torch.device("cpu"))  # every budget is spent: nothing moves
-    assert before == {name: steps_of(out / f"{name}.ckpt.safetensors") for name in before}
+    longer = before["unet"][1] + 0.08
+    train(RECIPE, out, (MINUTES[0], longer, MINUTES[2]), torch.device("cpu"))
+    after = {name: read_clock(out / f"{name}.ckpt.safetensors") for name in stages}
+    assert after["unet"][0] > before["unet"][0]
+    assert after["unet"][1] >= longer
+    # Where the budget is spent nothing moves.
+    assert (after["vae"][0], after["decoder"][0]) == (before["vae"][0], before["decoder"][0])
     assert (out / "model" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() == model
-    train(RECIPE, out, (MINUTES[0], 3 * MINUTES[1], MINUTES[2]), torch.device("cpu"))
-    after = {name: steps_of(out / f"{name}.ckpt.safetensors") for name in before}
-    assert after["unet"] > before["unet"]
-    assert (after["vae"], after["decoder"]) == (before["vae"], before["decoder"])
 
 
 # --- what is measured on a model ---------------------------------------------------------------------------------
@@ -150,6 +153,7 @@ def test_the_benchmark_of_edits_compares_inversions(out, reader, tmp_path, capsy
         assert edit["direct"]["reconstruction"] == pytest.approx(edit["vae"]["reconstruction"], abs=0.01)
     assert "Order of background PSNR, direct" in printed
     module.main(
-        [*common, "--count", "2", "--types", "0", "2", "--blend", "--inversions", "direct", "--out", str(tmp_path)]
+        [*common, "--count", "3", "--types", "0", "2", "9", "--no-blend", "--inversions", "direct", "--out", str(tmp_path)]
     )
-    assert "local blend" in capsys.readouterr().out
+    assert "local blend" in printed
+    assert "local blend" not in capsys.readouterr().out

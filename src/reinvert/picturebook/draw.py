@@ -239,7 +239,7 @@ def draw(scene: Scene, size: int = SIZE) -> Image.Image:
 def _touched(mask: Image.Image | NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     """Pixels of the small picture that any supersampled pixel of the mask falls into."""
     array = np.asarray(mask) > 0
-    return array.reshape(size, SUPERSAMPLE, size, SUPERSAMPLE).any(axis=(1, 3))
+    return np.asarray(array.reshape(size, SUPERSAMPLE, size, SUPERSAMPLE).any(axis=(1, 3)))
 
 
 def thing_masks(scene: Scene, size: int = SIZE) -> list[NDArray[np.bool_]]:

@@ -221,7 +221,7 @@ def train_reader(
         tell(f"reader: {scenes} scenes drawn in {time.monotonic() - started:.0f} s")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Network().to(memory_format=torch.channels_last)
+        network = Network()
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.02)
     steps = passes * (scenes // batch)
@@ -231,7 +231,7 @@ def train_reader(
         order = torch.randperm(scenes, generator=generator)
         for i in range(0, scenes - batch + 1, batch):
             index = order[i : i + batch]
-            logits = network(_worn(x[index], generator).contiguous(memory_format=torch.channels_last))
+            logits = network(_worn(x[index], generator))
             losses = [
                 F.cross_entropy(out, labels[index, j], ignore_index=UNSEEN, reduction="sum", label_smoothing=0.02)
                 for j, out in enumerate(logits.values())

@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,11 +34,14 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from reinvert.picturebook.draw import SIZE, draw
 from reinvert.picturebook.scene import Scene, held_out, sample_scene
 from reinvert.picturebook.tokenizer import build_tokenizer
+
+Untyped: TypeAlias = Any
+"""Networks of diffusers and transformers, whose own types say too little (tuples of one, no `latent_dist`)."""
 
 SNR_CAP = 5.0
 CAPTION_DROPOUT = 0.1
@@ -144,7 +148,7 @@ class Stage:
         self.step += 1
         decay = min(self.ema_rate, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+            torch._foreach_lerp_(self.average, list[Tensor](self.parameters), 1 - decay)  # pyright: ignore
         self.losses.append(float(loss.detach()))
 
     def save(self) -> None:
@@ -218,9 +222,10 @@ def to_input(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
 # --- the VAE -----------------------------------------------------------------------------------------------------
 
 
-def new_vae(recipe: Recipe) -> AutoencoderKL:
+def new_vae(recipe: Recipe) -> Untyped:
     n = len(recipe.vae_channels)
-    return AutoencoderKL(
+    make: Untyped = AutoencoderKL
+    return make(
         down_block_types=("DownEncoderBlock2D",) * n,
         up_block_types=("UpDecoderBlock2D",) * n,
         block_out_channels=recipe.vae_channels,
@@ -237,7 +242,7 @@ def edge_loss(y: Tensor, x: Tensor) -> Tensor:
     return F.l1_loss(y.diff(dim=-2), x.diff(dim=-2)) + F.l1_loss(y.diff(dim=-1), x.diff(dim=-1))
 
 
-def vae_loss(vae: AutoencoderKL, x: Tensor, noise: float) -> Tensor:
+def vae_loss(vae: Untyped, x: Tensor, noise: float) -> Tensor:
     """L1 + 4 MSE + edge L1, a light KL, and a pull of the latents' covariance to the identity.
 
     Without the covariance term two of the four latent directions die and the decoder never passes 29 dB.
@@ -255,7 +260,7 @@ def vae_loss(vae: AutoencoderKL, x: Tensor, noise: float) -> Tensor:
     return F.l1_loss(y, x) + 4 * F.mse_loss(y, x) + 0.5 * edge_loss(y, x) + 0.02 * spread + 1e-3 * level
 
 
-def psnr(vae: AutoencoderKL, pictures: NDArray[np.uint8], device: torch.device) -> float:
+def psnr(vae: Untyped, pictures: NDArray[np.uint8], device: torch.device) -> float:
     """Mean PSNR in dB of the VAE's round trip (posterior mean), on [0, 1] pixels."""
     values: list[Tensor] = []
     with torch.no_grad():
@@ -268,7 +273,7 @@ def psnr(vae: AutoencoderKL, pictures: NDArray[np.uint8], device: torch.device) 
 
 def train_vae(
     recipe: Recipe, pictures: NDArray[np.uint8], out: Path, budget: float, device: torch.device, rank: int = 0
-) -> AutoencoderKL:
+) -> Untyped:
     torch.manual_seed(recipe.seed)
     vae = new_vae(recipe).to(device, memory_format=torch.channels_last)
     stage = Stage({"vae": vae}, recipe.vae_rate, 0.998, out / "vae.ckpt.safetensors", budget)
@@ -287,7 +292,7 @@ def train_vae(
 
 
 def polish_decoder(
-    recipe: Recipe, vae: AutoencoderKL, pictures: NDArray[np.uint8], out: Path, budget: float, device: torch.device,
+    recipe: Recipe, vae: Untyped, pictures: NDArray[np.uint8], out: Path, budget: float, device: torch.device,
     rank: int = 0,
 ) -> None:  # fmt: skip
     """Train the decoder alone for a while longer: the latents, and so the UNet, stay as they are."""
@@ -311,7 +316,7 @@ def polish_decoder(
 
 
 def encode_share(
-    vae: AutoencoderKL, pictures: NDArray[np.uint8], out: Path, device: torch.device, rank: int, count: int
+    vae: Untyped, pictures: NDArray[np.uint8], out: Path, device: torch.device, rank: int, count: int
 ) -> None:
     """Encode every `count`-th block of pictures, this process's share, once."""
     path = out / f"latents-{rank}-of-{count}.safetensors"
@@ -325,7 +330,7 @@ def encode_share(
     save_file(parts, path)
 
 
-def read_latents(vae: AutoencoderKL, out: Path, count: int) -> Tensor:
+def read_latents(vae: Untyped, out: Path, count: int) -> Tensor:
     """Posterior means of all pictures [n, 4, h, w] float32, scaled to unit variance; sets `scaling_factor`."""
     parts: dict[int, Tensor] = {}
     for rank in range(count):
@@ -340,7 +345,7 @@ def read_latents(vae: AutoencoderKL, out: Path, count: int) -> Tensor:
 # --- text encoder and UNet -----------------------------------------------------------------------------------------
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def new_text_encoder(tokenizer: Untyped) -> Untyped:
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -356,9 +361,10 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def new_unet(recipe: Recipe, latent: int) -> UNet2DConditionModel:
+def new_unet(recipe: Recipe, latent: int) -> Untyped:
     """SD's topology in small: cross-attention at every resolution but the coarsest, and in the middle."""
-    return UNet2DConditionModel(
+    make: Untyped = UNet2DConditionModel
+    return make(
         sample_size=latent,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
@@ -383,9 +389,9 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def train_unet(
-    recipe: Recipe, latents: Tensor, tokens: Tensor, empty: Tensor, tokenizer: CLIPTokenizer, out: Path, budget: float,
+    recipe: Recipe, latents: Tensor, tokens: Tensor, empty: Tensor, tokenizer: Untyped, out: Path, budget: float,
     device: torch.device, rank: int = 0,
-) -> tuple[CLIPTextModel, UNet2DConditionModel]:  # fmt: skip
+) -> tuple[Untyped, Untyped]:  # fmt: skip
     torch.manual_seed(recipe.seed + 1)
     text_encoder, unet = new_text_encoder(tokenizer).to(device), new_unet(recipe, latents.shape[-1])
     unet = unet.to(device, memory_format=torch.channels_last)
@@ -429,19 +435,20 @@ def train_unet(
 
 
 def export(
-    folder: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer
+    folder: Path, vae: Untyped, text_encoder: Untyped, unet: Untyped, tokenizer: Untyped
 ) -> None:
     """Write a diffusers folder in fp16, loadable by plain `StableDiffusionPipeline.from_pretrained`."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline(
+    make: Untyped = StableDiffusionPipeline
+    pipe = make(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
         scheduler=new_scheduler(),
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
