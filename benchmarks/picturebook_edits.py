@@ -2,10 +2,11 @@
 
     python benchmarks/picturebook_edits.py [--count 102] [--types 1 6 8] [--steps 50] [--guidance 7.5] [--write]
 
-The same edits (held-out combinations, Prompt-to-Prompt with local blend throughout) for every inversion. Background PSNR is taken over
-the pixels outside the true mask of the edit, between the source picture and the edited one: the background where a
-thing changes, the thing itself where the background does. Success is what the attribute reader says: everything that
-the edit changes is read as the target asks. The VAE's own round trip is the ceiling of all figures.
+The same edits (held-out combinations, Prompt-to-Prompt with local blend) for every inversion. Background PSNR is
+taken over the pixels outside the true mask of the edit, between the source picture and the edited one: the
+background where a thing changes, the thing itself where the background does. Success is what the attribute reader
+says: everything that the edit changes is read as the target asks. The VAE's own round trip is the ceiling of all
+figures.
 """
 
 from __future__ import annotations

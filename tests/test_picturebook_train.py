@@ -152,8 +152,7 @@ def test_the_benchmark_of_edits_compares_inversions(out, reader, tmp_path, capsy
     for edit in report["edits"]:
         assert edit["direct"]["reconstruction"] == pytest.approx(edit["vae"]["reconstruction"], abs=0.01)
     assert "Order of background PSNR, direct" in printed
-    module.main(
-        [*common, "--count", "3", "--types", "0", "2", "9", "--no-blend", "--inversions", "direct", "--out", str(tmp_path)]
-    )
+    unblended = ["--types", "0", "2", "9", "--no-blend", "--inversions", "direct"]
+    module.main([*common, "--count", "3", *unblended, "--out", str(tmp_path)])
     assert "local blend" in printed
     assert "local blend" not in capsys.readouterr().out
