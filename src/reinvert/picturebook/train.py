@@ -60,7 +60,7 @@ class Recipe:
     latent_noise: float = 0.02
     polish_rate: float = 1e-3
     unet_channels: tuple[int, ...] = (64, 128, 256)
-    unet_batch: int = 12
+    unet_batch: int = 20
     unet_rate: float = 1e-3
     ema: float = 0.999
     seed: int = 0
