@@ -17,8 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import reinvert
 from reinvert.backbones.stable_diffusion import StableDiffusion
-from reinvert.editors.base import Case, bind_all
-from reinvert.verbs import prepare
+from reinvert.verbs import prepare, prepared_edit
 
 torch.set_num_threads(1)
 
@@ -194,9 +193,12 @@ def relative_l2(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
-def watch_walk(model, trajectory, targets=(), editors=(), guidance: float = 7.5, mask=None) -> list[torch.Tensor]:
+def watch_walk(
+    model, trajectory, targets=(), editors=(), guidance: float = 7.5, mask=None, seed: int = 0
+) -> list[torch.Tensor]:
     """[branch, case, channel, h, w] after every step of an edit (of a mere reconstruction without targets)."""
     targets = tuple((t,) if isinstance(t, str) else tuple(t) for t in targets)
-    case = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path, mask)
-    hooks = bind_all(tuple(editors), case) if editors else None
+    hooks = None
+    if editors:
+        trajectory, hooks = prepared_edit(model, trajectory, tuple(editors), targets, mask, seed)
     return [state.x for _, state in trajectory.walk(model, targets, hooks, guidance)]

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reinvert.errors import ReinvertError
 from reinvert.level import Moment
-from reinvert.text import Side, Text
+from reinvert.text import Side, Speech
 
 Kind = Literal["self", "cross"]
 
@@ -55,6 +56,7 @@ class Site:
 
 Attend = Callable[[Tensor, Tensor, Tensor, Site], Tensor]
 Look = Callable[[Tensor, Moment], Mapping[Row, Tensor]]
+Nudged = Tensor | tuple[Tensor, Tensor]
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
@@ -74,12 +76,15 @@ class Hooks:
         """Whether `attend` may differ from plain attention at layers of this kind now (a saving, not a filter)."""
         return False
 
-    def text(self, text: Text) -> Text:
-        """Change what is said to the branches, once, before the walk: [branch, case, token, dim]."""
-        return text
+    def text(self, speech: Speech) -> Speech:
+        """Change what is said to the branches, once, before the walk."""
+        return speech
 
-    def nudge(self, x: Tensor, look: Look, moment: Moment) -> Tensor:
-        """Change the latents before the prediction; `look` asks the network."""
+    def nudge(self, x: Tensor, look: Look, moment: Moment) -> Nudged:
+        """Change the latents before the prediction; `look` asks the network.
+
+        Two tensors are the latents that the null side and the text side see; the step then moves the null side's.
+        """
         return x
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
@@ -120,15 +125,18 @@ class Chain(Hooks):
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return any(part.touches(kind, moment) for part in self.parts)
 
-    def text(self, text: Text) -> Text:
+    def text(self, speech: Speech) -> Speech:
         for part in self.parts:
-            text = part.text(text)
-        return text
+            speech = part.text(speech)
+        return speech
 
-    def nudge(self, x: Tensor, look: Look, moment: Moment) -> Tensor:
+    def nudge(self, x: Tensor, look: Look, moment: Moment) -> Nudged:
+        nudged: Nudged = x
         for part in self.parts:
-            x = part.nudge(x, look, moment)
-        return x
+            if not isinstance(nudged, Tensor):
+                raise ReinvertError("only the last editor of a composition may tell the sides' latents apart")
+            nudged = part.nudge(nudged, look, moment)
+        return nudged
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
         for part in self.parts:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reinvert.backbones.base import Backbone
 from reinvert.errors import NonFiniteError
-from reinvert.hooks import Call, Hooks, Row
+from reinvert.hooks import Call, Hooks, Nudged, Row
 from reinvert.level import Level, Moment, Split
 from reinvert.text import Side, Speech, Text, join
 
@@ -56,12 +56,14 @@ class Predictor:
     live: tuple[int, ...]
 
     def __call__(self, x: Tensor, moment: Moment) -> Split:
-        noise = self.noise(self.hooks.nudge(x, self._look, moment), moment)
-        return Split.of(x, noise, moment.level)
+        nudged = self.hooks.nudge(x, self._look, moment)
+        moved = nudged if isinstance(nudged, Tensor) else nudged[0]
+        return Split.of(moved, self.noise(nudged, moment), moment.level)
 
-    def noise(self, x: Tensor, moment: Moment) -> Tensor:
+    def noise(self, x: Nudged, moment: Moment) -> Tensor:
         """The guided noise of every live branch, [branch, case, channel, h, w]."""
         answers = self._look(x, moment)
+        x = x if isinstance(x, Tensor) else x[0]
         noise, live = torch.zeros_like(x), list(self.live)
         if not live:
             return noise
@@ -76,14 +78,16 @@ class Predictor:
         if the caller is inside `torch.enable_grad()`."""
         return self.model.noise(x[None], text[None], moment.ask, None)[0]
 
-    def _look(self, x: Tensor, moment: Moment) -> dict[Row, Tensor]:
+    def _look(self, x: Nudged, moment: Moment) -> dict[Row, Tensor]:
         rows, alias = self._rows(moment)
         if not rows:
             return {}
+        sides = (x, x) if isinstance(x, Tensor) else x
         said = join([self.speech.side(row.side, row.branch, moment.index)[None] for row in rows])
         call = Call(tuple(rows), alias, moment, self.hooks)
         with torch.no_grad():
-            answers = self.model.noise(torch.stack([x[row.branch] for row in rows]), said, moment.ask, call)
+            seen = torch.stack([sides[row.side][row.branch] for row in rows])
+            answers = self.model.noise(seen, said, moment.ask, call)
         by_row = dict(zip(rows, answers, strict=True))
         return by_row | {row: by_row[other] for row, other in alias.items()}
 
@@ -146,7 +150,7 @@ def walk(
     Raises `NonFiniteError` (naming the step and `who`) as soon as a latent is not finite.
     """
     hooks = hooks or Hooks()
-    speech = replace(speech, text=hooks.text(speech.text))
+    speech = hooks.text(speech)
     branches = tuple(range(state.x.shape[0]))
     for moment in moments(model, times):
         live = anchor.live(branches, moment) if anchor else branches

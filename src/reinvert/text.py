@@ -6,7 +6,7 @@ of a branch never changes during a walk; the null side may (null-text inversion 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -52,21 +52,42 @@ class Speech:
     """What is said to every branch, in both sides, at every step.
 
     `text` is [branch, case, token, dim], `empty` the encoding of "" [case, token, dim]. `null`, where a method has
-    one, replaces `empty`: [step or 1, case, token, dim]; for the source only, unless `null_for_targets`.
+    one, replaces `empty`: [step or 1, case, token, dim]; for the source only, unless `null_for_targets`. `negative`
+    [case, token, dim] is what the targets hear in the null side, whatever else is there. `at_step`, where a method
+    has it, replaces `text` at each step of the walk.
     """
 
     text: Text
     empty: Text
     null: Tensor | None = None
     null_for_targets: bool = True
+    negative: Text | None = None
+    at_step: tuple[Text, ...] = ()
 
     def side(self, side: Side, branch: int, index: int) -> Text:
         """What one branch hears in one side at step `index`: [case, token, dim]."""
         if side is Side.TEXT:
-            return self.text[branch]
+            return self.at_step[index][branch] if self.at_step else self.text[branch]
+        if branch > 0 and self.negative is not None:
+            return self.negative
         if self.null is None or (branch > 0 and not self.null_for_targets):
             return self.empty
         return Text(self.null[min(index, len(self.null) - 1)])
+
+
+def said_to(speech: Speech, branch: int, said: Text) -> Speech:
+    """The same speech, where one branch's text side hears `said` [case, token, dim] at every step."""
+
+    def change(text: Text) -> Text:
+        keys = text.keys.clone()
+        keys[branch] = said.keys
+        if text.values is None and said.values is None:
+            return Text(keys)
+        values = (text.keys if text.values is None else text.values).clone()
+        values[branch] = said.keys if said.values is None else said.values
+        return Text(keys, values)
+
+    return replace(speech, text=change(speech.text), at_step=tuple(change(text) for text in speech.at_step))
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,12 +24,28 @@ from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
 from reinvert.image import atomic_write
 from reinvert.level import Moment
-from reinvert.loop import Guidance, State, walk
-from reinvert.steps import ddim
+from reinvert.loop import Guidance, State, Step, walk
 from reinvert.text import Speech, Text
 
 FORMAT = "reinvert-trajectory-1"
 SUFFIX = ".trajectory.safetensors"
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What a trajectory asks of the inversion that made it (see `inversions.base.Inversion`)."""
+
+    def begin(self, trajectory: Trajectory, branches: int, device: torch.device) -> State:
+        """Where the walk begins, for the source and its targets."""
+        ...
+
+    def step(self, trajectory: Trajectory) -> Step:
+        """How the latents move on the way down."""
+        ...
+
+    def speech(self, trajectory: Trajectory, speech: Speech) -> Speech:
+        """What is said on the way down, if more than the prompts and the null side."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,8 +53,14 @@ class Trajectory:
     """An inverted batch of cases.
 
     `path` is [N + 1, case, channel, h, w], index 0 = clean, N = noisiest: the latents of the inversion, or those
-    the source is to follow. `null` is [N or 1, case, token, dim] or None (the empty prompt). `pulled` is the anchor
-    without its path, or None if the source walks freely. `guidance` is the scale a null side was fitted to, if any.
+    the source is to follow; N is the number of steps that are walked. `steps` is the number of the whole grid; `times`
+    the N + 1 times that are walked, empty where that is the model's whole grid. `null` is [N or 1, case, token, dim]
+    or None (the empty prompt). `kept` is what else the inversion needs again, [.., case, ..] with the case on axis 1.
+    `pulled` is the anchor without its path, or None if the source walks freely. `guidance` is the scale a null side
+    was fitted to, if any; `source_guidance` the source's own scale, where it differs from that of the targets.
+
+    In memory only: `method` is the inversion that made it (found by its name after loading), `stepper` the step of an
+    editor that moves the latents in its own way.
     """
 
     path: Tensor
@@ -52,6 +75,25 @@ class Trajectory:
     pulled: Mapping[str, Any] | None = None
     guidance: float | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    times: tuple[int, ...] = ()
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    source_guidance: float | None = None
+    method: Method | None = field(default=None, compare=False, repr=False)
+    stepper: Step | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def walked(self) -> int:
+        """The number of steps that are walked."""
+        return len(self.path) - 1
+
+    @property
+    def maker(self) -> Method:
+        """The inversion that made this, which knows how its latents move."""
+        if self.method is not None:
+            return self.method
+        # By name at run time, as an entry point is: this layer knows no method.
+        made: Method = import_module("reinvert.registry").make("inversions", self.inversion, dict(self.settings))
+        return made
 
     @property
     def start(self) -> Tensor:
@@ -85,16 +127,17 @@ class Trajectory:
                 f"this {self.inversion} trajectory was fitted to guidance {self.guidance:g} and falls apart at "
                 f"{guidance:g}; edit with --guidance {self.guidance:g} or invert again"
             )
-        branches = 1 + len(targets)
+        branches, maker = 1 + len(targets), self.maker
         path = self.path.to(model.device)
-        scales: Guidance = (guidance,) * branches
+        own = guidance if self.source_guidance is None else self.source_guidance
+        scales: Guidance = (own, *(guidance,) * len(targets))
         return walk(
             model,
-            model.times(self.steps),
-            State((path[-1].expand(branches, *path.shape[1:]).clone(),)),
-            self.speech(model, targets),
+            self.times or model.times(self.steps),
+            maker.begin(self, branches, model.device),
+            maker.speech(self, self.speech(model, targets)),
             guidance=scales,
-            step=ddim,
+            step=self.stepper or maker.step(self),
             hooks=hooks,
             anchor=None if self.pulled is None else Anchor(path, **self.pulled),
             who=f"the edit after {self.inversion} inversion",
@@ -126,7 +169,8 @@ class Trajectory:
         """One case of the batch, as a trajectory of its own."""
         pick = slice(index, index + 1)
         null = None if self.null is None else self.null[:, pick].clone()
-        return replace(self, path=self.path[:, pick].clone(), prompts=(self.prompts[index],), null=null)
+        kept = {name: tensor[:, pick].clone() for name, tensor in self.kept.items()}
+        return replace(self, path=self.path[:, pick].clone(), prompts=(self.prompts[index],), null=null, kept=kept)
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write a safetensors file with the settings in its header; `half` stores the tensors in float16."""
@@ -134,6 +178,8 @@ class Trajectory:
         tensors = {"path": self.path.to("cpu", keep).contiguous()}
         if self.null is not None:
             tensors["null"] = self.null.to("cpu", torch.float16 if half else torch.float32).contiguous()
+        for name, tensor in self.kept.items():
+            tensors[_KEPT + name] = tensor.to("cpu", torch.float16 if half else tensor.dtype).contiguous()
         header = {
             "format": FORMAT,
             "prompts": json.dumps(self.prompts),
@@ -146,6 +192,8 @@ class Trajectory:
             "pulled": json.dumps(self.pulled, sort_keys=True),
             "guidance": json.dumps(self.guidance),
             "info": json.dumps(self.info, sort_keys=True),
+            "times": json.dumps(self.times),
+            "source_guidance": json.dumps(self.source_guidance),
         }
         atomic_write(path, lambda file: save_file(tensors, file, header))
 
@@ -178,6 +226,9 @@ class Trajectory:
                 pulled=said["pulled"],
                 guidance=said["guidance"],
                 info=said["info"],
+                times=tuple(said["times"]),
+                kept={n.removeprefix(_KEPT): t for n, t in wide.items() if n.startswith(_KEPT)},
+                source_guidance=said["source_guidance"],
             )
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             if isinstance(error, ReinvertError):
@@ -185,7 +236,10 @@ class Trajectory:
             raise ReinvertError(f"{path} is damaged or not a reinvert trajectory; invert again") from error
 
 
-_JSON = ("prompts", "settings", "model", "null_for_targets", "pulled", "guidance", "info")
+_KEPT = "kept."
+_JSON = (
+    "prompts", "settings", "model", "null_for_targets", "pulled", "guidance", "info", "times", "source_guidance"
+)  # fmt: skip
 
 
 def _is_anchor(pulled: Mapping[str, Any]) -> bool:
@@ -196,21 +250,25 @@ def _is_anchor(pulled: Mapping[str, Any]) -> bool:
 
 def _require_sound(said: Mapping[str, Any], steps: int, tensors: Mapping[str, Tensor]) -> None:
     """A `ValueError` unless a file's header and tensors fit together."""
-    prompts, model, pulled, guidance = (said[n] for n in ("prompts", "model", "pulled", "guidance"))
+    prompts, model, pulled, times = (said[n] for n in ("prompts", "model", "pulled", "times"))
     path, null = tensors["path"], tensors.get("null")
+    walked = len(times) - 1 if times else steps
     sound = (
         all(isinstance(said[name], dict) for name in ("settings", "info", "model"))
         and isinstance(prompts, list)
         and all(isinstance(prompt, str) for prompt in prompts)
         and isinstance(said["null_for_targets"], bool)
         and isinstance(model["config"], str)
-        and (guidance is None or isinstance(guidance, int | float))
+        and all(said[n] is None or isinstance(said[n], int | float) for n in ("guidance", "source_guidance"))
+        and isinstance(times, list)
+        and all(isinstance(time, int) for time in times)
         and (pulled is None or (isinstance(pulled, dict) and _is_anchor(pulled)))
         and all(tensor.is_floating_point() for tensor in tensors.values())
         and steps >= 1
         and path.ndim == 5
-        and path.shape[:2] == (steps + 1, len(prompts))
-        and (null is None or (null.ndim == 4 and len(null) in (1, steps) and null.shape[1] == len(prompts)))
+        and path.shape[:2] == (walked + 1, len(prompts))
+        and (null is None or (null.ndim == 4 and len(null) in (1, walked) and null.shape[1] == len(prompts)))
+        and all(t.ndim >= 2 and t.shape[1] == len(prompts) for n, t in tensors.items() if n.startswith(_KEPT))
     )
     if not sound:
         raise ValueError("header and tensors do not fit together")

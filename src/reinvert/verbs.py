@@ -22,6 +22,7 @@ from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
 from reinvert.image import Fit, FitMode, as_rgb, fit_image, fit_mask, open_image, open_mask, to_image, to_tensor
 from reinvert.inversions.base import Inversion, Progress, Source
+from reinvert.pairs import check_pair
 from reinvert.trajectory import Trajectory
 
 Picture = Image.Image
@@ -141,6 +142,7 @@ def edit(
             raise ReinvertError(f"this trajectory was made for {image.prompts[0]!r}; leave --source out")
         image.check(model)
         image.check_steps(steps)
+        check_pair(_maker(image), editors, masked=mask is not None, guidance=guidance)
         trajectory, prepared = image, None
         single = len(trajectory.prompts) == 1
         targets = _targets(target, len(trajectory.prompts))
@@ -154,19 +156,19 @@ def edit(
         pictures, sources = _batch(image, source)
         targets = _targets(target, len(sources))
         method = _inversion(inversion, for_inversion)
+        check_pair(method, editors, masked=mask is not None, guidance=guidance)
         steps = DEFAULT_STEPS if steps is None else steps
         model.times(steps)
         prepared = prepare(model, pictures, fit)
         _check_words(model, editors, sources, targets, prepared.latents[None], steps, own, mask is not None)
         masks = _mask(mask, prepared, None)
         trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
-    case = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path.to(model.device), masks, own)
-    x = None
-    for moment, state in trajectory.walk(model, targets, bind_all(editors, case), guidance):
+    trajectory, hooks = prepared_edit(model, trajectory, editors, targets, masks, seed, own)
+    x = trajectory.start
+    for moment, state in trajectory.walk(model, targets, hooks, guidance):
         x = state.x
         if watch is not None:
             watch(Progress("editing", moment.index + 1, moment.steps))
-    assert x is not None
     settings = _settings(model, trajectory, editors, targets, guidance, seed, own)
     results = _results(model, x, targets, settings, prepared)
     spent = model.tally.since(tally)
@@ -205,12 +207,11 @@ def reconstruct(
         method = _inversion(inversion, arguments)
         steps = DEFAULT_STEPS if steps is None else steps
         trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
-    x = None
+    x = trajectory.start[None]
     for moment, state in trajectory.walk(model, (), Hooks(), guidance):
         x = state.x
         if watch is not None:
             watch(Progress("reconstructing", moment.index + 1, moment.steps))
-    assert x is not None
     settings = _settings(model, trajectory, (), (), guidance, seed)
     spent = model.tally.since(tally)
     seconds = round(time.perf_counter() - started, 3)
@@ -222,6 +223,32 @@ def reconstruct(
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
+
+
+def prepared_edit(
+    model: Backbone,
+    trajectory: Trajectory,
+    editors: Sequence[Editor],
+    targets: tuple[tuple[str, ...], ...],
+    masks: Tensor | None = None,
+    seed: int = 0,
+    own: tuple[Mapping[str, Any], ...] = (),
+) -> tuple[Trajectory, Hooks]:
+    """The trajectory as the editors want to walk it, and their hooks bound to it."""
+
+    def case() -> Case:
+        path, steps = trajectory.path.to(model.device), trajectory.walked
+        return Case(model, trajectory.prompts, targets, steps, path, masks, seed, trajectory.steps, own)
+
+    for editor in editors:
+        trajectory = editor.prepare(trajectory, case())
+    return trajectory, bind_all(editors, case())
+
+
+def _maker(trajectory: Trajectory) -> Inversion:
+    made = trajectory.maker
+    assert isinstance(made, Inversion)
+    return made
 
 
 def _is_one(image: Any) -> TypeGuard[Picturelike]:
@@ -339,7 +366,7 @@ def _check_words(
 ) -> None:
     """Bind once before anything is computed, so that a word that does not occur is an error now."""
     stand_in = torch.zeros(1, len(sources), 1, *path.shape[-2:])
-    case = Case(model, tuple(sources), targets, steps, stand_in, None, own)
+    case = Case(model, tuple(sources), targets, steps, stand_in, None, 0, steps, own)
     for e in editors:
         wordless = isinstance(e, LocalBlend) and not any(
             e.at(case, i).source_words or e.at(case, i).target_words for i in range(len(sources))
@@ -404,7 +431,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What is told about a run; "editors" has one list per case (a batch's cases may have fields of their own)."""
     cases = len(trajectory.prompts)
-    stand_in = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path, None, own)
+    stand_in = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path, None, seed, 0, own)
     edited = [[{"name": e.name, **e.at(stand_in, i).settings} for e in editors] for i in range(cases)]
     return {
         "model": model.name,

@@ -62,8 +62,9 @@ class Backbone(Protocol):
     multiple: int
     schedule: str
 
-    def times(self, steps: int) -> tuple[int, ...]:
-        """steps + 1 times from noise to clean, ending with `level.FINAL`."""
+    def times(self, steps: int, offset: int | None = None) -> tuple[int, ...]:
+        """steps + 1 times from noise to clean, ending with `level.FINAL`; `offset` shifts the grid where a method
+        has its own (0: the last step stands at time 0)."""
         ...
 
     def level(self, time: int) -> Level: ...

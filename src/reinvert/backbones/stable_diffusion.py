@@ -71,13 +71,14 @@ class StableDiffusion:
 
     # --- time ---------------------------------------------------------------------------------------------------
 
-    def times(self, steps: int) -> tuple[int, ...]:
+    def times(self, steps: int, offset: int | None = None) -> tuple[int, ...]:
         """steps + 1 times from noise to clean, on the scheduler's own grid, ending with `FINAL`."""
         limit = int(self._scheduler.config.num_train_timesteps)
         if not 1 <= steps <= limit:
             raise ReinvertError(f"{steps} steps cannot be taken; choose between 1 and {limit}")
         self._scheduler.set_timesteps(steps)
-        times = [min(int(t), limit - 1) for t in self._scheduler.timesteps]
+        shift = 0 if offset is None else offset - int(self._scheduler.config.steps_offset)
+        times = [max(0, min(int(t) + shift, limit - 1)) for t in self._scheduler.timesteps]
         if any(a <= b for a, b in pairwise(times)):
             raise ReinvertError(f"{steps} steps do not fit this model's schedule; choose fewer (at most {limit // 2})")
         return (*times, FINAL)

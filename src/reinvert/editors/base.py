@@ -10,6 +10,8 @@ from torch import Tensor
 
 from reinvert.backbones.base import Backbone
 from reinvert.hooks import Chain, Hooks
+from reinvert.inversions.base import Inversion
+from reinvert.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Case:
     steps: int
     path: Tensor
     mask: Tensor | None = None
+    seed: int = 0
+    """Feeds the editors that draw noise; every case draws from a generator of its own."""
+    grid_steps: int = 0
+    """Steps of the whole grid, where only the last `steps` of them are walked (0: all)."""
     own: tuple[Mapping[str, Any], ...] = ()
     """For a batch whose cases differ in more than their prompts: fields of editors by name, one mapping per case."""
 
@@ -50,12 +56,29 @@ class Editor:
     name: ClassVar[str]
     needs: ClassVar[str] = "a target prompt"
     """What a user must give, for `reinvert methods`."""
+    draws_start: ClassVar[bool] = False
+    """Whether it begins from noise of its own instead of inverted noise; it then goes with `inversion="none"`."""
+    needs_mask: ClassVar[bool] = False
+    """Whether it works only with a user's mask."""
+    needs_guidance: ClassVar[bool] = False
+    """Whether it acts on the null side or on the difference of the sides, so that guidance 1 makes it idle."""
     reads_maps: ClassVar[bool] = False
     """Whether it reads attention maps: those are the maps after every edit, so it goes last in a composition."""
 
     def bind(self, case: Case) -> Hooks:
         """The hooks of one edit. Raises `ReinvertError` for words that do not occur, before anything is computed."""
         raise NotImplementedError
+
+    def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
+        """The trajectory as this editor wants to walk it: a later start, noise of its own, a step of its own.
+
+        Called after the inversion and before `bind`, which is then given the prepared path.
+        """
+        return trajectory
+
+    def refuses(self, inversion: Inversion) -> str | None:
+        """Why this editor cannot work on what an inversion leaves, beyond what the flags above say, or None."""
+        return None
 
     def at(self: AnEditor, case: Case, index: int) -> AnEditor:
         """This editor with the fields that are the own of one case of a batch."""

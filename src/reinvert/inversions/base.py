@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from reinvert.backbones.base import Backbone
 from reinvert.errors import ReinvertError
-from reinvert.loop import State, walk
+from reinvert.loop import State, Step, walk
 from reinvert.steps import ddim
+from reinvert.text import Speech
 from reinvert.trajectory import Trajectory, spoken
 
 
@@ -57,6 +58,10 @@ class Inversion:
     name: ClassVar[str]
     needs: ClassVar[str] = "a source prompt"
     """What a user must give, for `reinvert methods`."""
+    exact: ClassVar[bool] = False
+    """Whether the source, rendered again with no edit, ends at the picture's own latents."""
+    finds_noise: ClassVar[bool] = True
+    """Whether its trajectory ends in noise that an edit can begin from."""
 
     def stages(self, source: Source) -> Inverting:
         """Invert, yielding `Progress`; the generator's return value is the trajectory."""
@@ -66,12 +71,30 @@ class Inversion:
         """`stages` without the progress."""
         return finish(self.stages(source))
 
+    def begin(self, trajectory: Trajectory, branches: int, device: torch.device) -> State:
+        """Where the walk down begins: every branch at the noisiest latent."""
+        start = trajectory.start.to(device)
+        return State((start.expand(branches, *start.shape).clone(),))
+
+    def step(self, trajectory: Trajectory) -> Step:
+        """How the latents move on the way down."""
+        return ddim
+
+    def speech(self, trajectory: Trajectory, speech: Speech) -> Speech:
+        """Change what is said on the way down (learned text); the null side is already there."""
+        return speech
+
+    def refuses(self, editors: Sequence[str]) -> str | None:
+        """Why this inversion cannot serve these editors (their names), or None."""
+        return None
+
     @property
     def settings(self) -> Mapping[str, Any]:
         return asdict(self)
 
     def _trajectory(self, source: Source, path: Tensor, **more: Any) -> Trajectory:
         return Trajectory(
+            method=self,
             path=path,
             prompts=source.prompts,
             steps=source.steps,
@@ -93,26 +116,32 @@ def finish(stages: Inverting) -> Trajectory:
             return stop.value
 
 
-def climb(source: Source, guidance: float = 1.0) -> Generator[Progress, None, Tensor]:
+def climb(
+    source: Source,
+    guidance: float = 1.0,
+    step: Step = ddim,
+    times: Sequence[int] = (),
+    who: str = "DDIM inversion",
+) -> Generator[Progress, None, Tensor]:
     """DDIM inversion: the path [N + 1, case, channel, h, w] from clean (0) to noise (N).
 
         z_{k+1} = signal(k+1) clean_k + noise(k+1) eps(z_k, t_{k+1}, text)
 
     The network is asked at the upper time with the lower latent. At guidance 1 only the text side is evaluated, at 0
-    only the null side.
+    only the null side. `step` is another way up, `times` (from noise to clean) another grid than the model's.
     """
     model = source.model
-    path = [source.x0]
+    path, grid = [source.x0], tuple(times) or model.times(source.steps)
     walked = walk(
         model,
-        tuple(reversed(model.times(source.steps))),
+        tuple(reversed(grid)),
         State((source.x0[None],)),
         spoken(model, source.prompts),
         guidance=(guidance,),
-        step=ddim,
-        who="DDIM inversion",
+        step=step,
+        who=who,
     )
     for moment, state in walked:
         path.append(state.x[0])
-        yield Progress("inverting", moment.index + 1, source.steps)
+        yield Progress("inverting", moment.index + 1, moment.steps)
     return torch.stack(path)

@@ -1,0 +1,40 @@
+"""Which inversion goes with which editor: the reason why a pair cannot run, known before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reinvert.editors.base import Editor
+from reinvert.errors import ReinvertError
+from reinvert.inversions.base import Inversion
+
+
+def why_not(
+    inversion: Inversion, editors: Sequence[Editor], *, masked: bool = True, guidance: float | None = None
+) -> str | None:
+    """The reason, as one clause, or None for a legal pair. `guidance` None stands for any scale above 1."""
+    drawing = [editor.name for editor in editors if editor.draws_start]
+    if len(drawing) > 1:
+        return f"{' and '.join(drawing)} each begin from noise of their own; choose one of them"
+    if drawing and inversion.finds_noise:
+        return f"{drawing[0]} begins from noise of its own; use it with inversion none"
+    if not drawing and not inversion.finds_noise:
+        return f"{'+'.join(editor.name for editor in editors)} needs inverted noise to begin from; choose an inversion"
+    for editor in editors:
+        if editor.needs_mask and not masked:
+            return f"{editor.name} needs a mask (--mask)"
+        if editor.needs_guidance and guidance == 1:
+            return f"{editor.name} needs a null side, which guidance 1 does not have; choose another --guidance"
+        reason = editor.refuses(inversion)
+        if reason:
+            return reason
+    return inversion.refuses([editor.name for editor in editors])
+
+
+def check_pair(
+    inversion: Inversion, editors: Sequence[Editor], *, masked: bool, guidance: float | None = None
+) -> None:
+    """Raise `ReinvertError` with the reason, if there is one."""
+    reason = why_not(inversion, editors, masked=masked, guidance=guidance)
+    if reason:
+        raise ReinvertError(reason)
