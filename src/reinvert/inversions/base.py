@@ -84,6 +84,11 @@ class Inversion:
         """Change what is said on the way down (learned text); the null side is already there."""
         return speech
 
+    @property
+    def fits_guidance(self) -> bool:
+        """Whether something is fitted to the guidance of the edit to come, so that no other scale can be used."""
+        return False
+
     def refuses(self, editors: Sequence[str]) -> str | None:
         """Why this inversion cannot serve these editors (their names), or None."""
         return None

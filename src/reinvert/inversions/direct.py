@@ -45,6 +45,10 @@ class Direct(Inversion):
         if self.carry == "target" and self.strength != 1:
             raise ReinvertError("carry=target needs strength 1: its shift is taken on the source's own path")
 
+    @property
+    def fits_guidance(self) -> bool:
+        return self.null_latent
+
     def stages(self, source: Source) -> Inverting:
         path = yield from climb(source, self.inversion_guidance)
         if self.null_latent:

@@ -42,6 +42,10 @@ class NullText(Inversion):
     single_branch: bool = False
     """Give the learned embedding to the source only."""
 
+    @property
+    def fits_guidance(self) -> bool:
+        return True
+
     def stages(self, source: Source) -> Inverting:
         path = yield from climb(source)
         null, _ = yield from self.fit(source, path)

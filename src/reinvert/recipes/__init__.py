@@ -1,0 +1,227 @@
+"""Recipes: a TOML file names model, steps, inversion and editor with their arguments; one row of a table each.
+
+    about = "Direct inversion with Prompt-to-Prompt."
+    base = "another recipe, of which this one changes a part"
+    published = "the name of this row in the published comparison"
+    model = "CompVis/stable-diffusion-v1-4"
+    steps = 50
+    guidance = 7.5
+    seed = 1234
+    [inversion]
+    name = "direct"
+    [editors.p2p]
+    cross = 0.4
+    [case]                   # what is used of a case: blend words, a boost of the target's blend word, the mask
+    blend = true
+    boost = 2.0
+
+A row of a trained editor has `[trained]` in place of inversion and editors. Every published row of PnP Inversion:
+Boosting Diffusion-based Editing with 3 Lines of Code, 2024, arXiv 2310.01506, is here under its published name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from PIL import Image
+
+from reinvert import registry, verbs
+from reinvert.backbones.base import Backbone
+from reinvert.editors.base import Editor
+from reinvert.errors import ReinvertError
+from reinvert.inversions.base import Inversion
+from reinvert.pairs import check_pair
+from reinvert.trajectory import Trajectory
+
+SUFFIX: Final = ".toml"
+MAX_DEPTH: Final = 5
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a recipe uses of a case."""
+
+    blend: bool = False
+    """Its blend words, where it has them: local_blend acts only on such cases."""
+    boost: float | None = None
+    """Factor of the target's blend word."""
+    mask: bool = False
+    """Its true mask; a report says so."""
+    source: Literal["prompt", "empty"] = "prompt"
+    """Whether the source is told what it shows."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of a table. Methods are plain mappings here, so that a recipe is its own record."""
+
+    name: str
+    about: str
+    model: str
+    published: str = ""
+    steps: int = 50
+    guidance: float = 7.5
+    seed: int = 0
+    inversion: Mapping[str, Any] = field(default_factory=dict)
+    editors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    case: Use = field(default_factory=Use)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result but the case and the weights, as plain values."""
+        return asdict(self)
+
+    @property
+    def inversion_key(self) -> str:
+        """What the inversion depends on: recipes with equal keys share one inversion of a case."""
+        told = {"inversion": self.inversion, "steps": self.steps, "seed": self.seed, "source": self.case.source}
+        if self.inversion_method().fits_guidance:
+            told["guidance"] = self.guidance
+        return json.dumps(told, sort_keys=True)
+
+    def inversion_method(self) -> Inversion:
+        """The inversion with its arguments."""
+        given = {key: value for key, value in self.inversion.items() if key != "name"}
+        return registry.make("inversions", self.inversion["name"], given)
+
+    def editor_methods(self, blended: bool = True) -> tuple[Editor, ...]:
+        """The editors in order; without blend words there is no local_blend."""
+        wanted = {n: a for n, a in self.editors.items() if n != "local_blend" or blended or not self.case.blend}
+        return tuple(registry.make("editors", name, _tupled(given)) for name, given in wanted.items())
+
+    def check(self) -> None:
+        """Raise `ReinvertError` unless its methods exist, take their arguments and go together."""
+        if self.trained:
+            registry.make("trained", self.trained["name"], {k: v for k, v in self.trained.items() if k != "name"})
+            return
+        check_pair(self.inversion_method(), self.editor_methods(), masked=self.case.mask, guidance=self.guidance)
+
+    def invert(
+        self, model: Backbone, pictures: Sequence[Image.Image], sources: Sequence[str], **more: Any
+    ) -> Trajectory:
+        """Invert a batch of pictures as this recipe does."""
+        said = [self.source_of(source) for source in sources]
+        return verbs.invert(
+            model, list(pictures), said, inversion=self.inversion_method(), steps=self.steps, guidance=self.guidance,
+            seed=self.seed, **more,
+        )  # fmt: skip
+
+    def source_of(self, prompt: str) -> str:
+        return prompt if self.case.source == "prompt" else ""
+
+    def edit(
+        self,
+        model: Backbone,
+        trajectory: Trajectory,
+        targets: Sequence[str],
+        blends: Sequence[tuple[str, str] | None],
+        masks: Sequence[Image.Image] | None = None,
+        **more: Any,
+    ) -> list[verbs.Result]:
+        """Edit an inverted batch. Its cases must agree in whether they have blend words (`blend_groups`)."""
+        words = [pair for pair in blends if pair is not None] if self.case.blend else []
+        if words and len(words) != len(blends):
+            raise ReinvertError("cases with and without blend words go in batches of their own")
+        boosts = None
+        if self.case.boost is not None and words and "p2p" in self.editors:
+            boosts = [{after: self.case.boost} for _, after in words]
+        edited: Any = verbs.edit(
+            model,
+            trajectory,
+            target=list(targets) if len(targets) > 1 else targets[0],
+            editor=list(self.editor_methods(bool(words))),
+            guidance=self.guidance,
+            seed=self.seed,
+            blend=words or None,
+            boost=boosts,
+            mask=list(masks) if masks is not None and self.case.mask else None,
+            **more,
+        )
+        return edited if isinstance(edited, list) else [edited]
+
+
+def names() -> tuple[str, ...]:
+    """Every bundled recipe, sorted."""
+    return tuple(sorted(f.name.removesuffix(SUFFIX) for f in files(__name__).iterdir() if f.name.endswith(SUFFIX)))
+
+
+@cache
+def find(name: str) -> Recipe:
+    """The recipe of that name, or the one in the TOML file of that path; it has been checked."""
+    return _made(name, _read(name))
+
+
+def _made(name: str, told: Mapping[str, Any]) -> Recipe:
+    known = {"about", "published", "model", "steps", "guidance", "seed", "inversion", "editors", "trained", "case"}
+    for key in told:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+            raise ReinvertError(f"recipe {name} has an unknown entry {key!r}; {hint}")
+    if "model" not in told or not (told.get("trained") or told.get("inversion")):
+        raise ReinvertError(f"recipe {name} must name a model, and an [inversion] with [editors.NAME], or [trained]")
+    methods = [told[key] for key in ("inversion", "trained") if told.get(key)]
+    if any("name" not in method for method in methods) or (told.get("inversion") and not told.get("editors")):
+        raise ReinvertError(f"recipe {name} must name its methods: name = ... in [inversion], and [editors.NAME]")
+    try:
+        given: dict[str, Any] = {"about": "", **told, "name": Path(name).name.removesuffix(SUFFIX)}
+        given |= {"guidance": float(told.get("guidance", 7.5)), "case": Use(**told.get("case", {}))}
+        recipe = Recipe(**given)
+    except (TypeError, ValueError) as error:
+        raise ReinvertError(f"recipe {name} cannot be read: {error}") from error
+    recipe.check()
+    return recipe
+
+
+def _read(name: str, depth: int = 0) -> dict[str, Any]:
+    """The entries of a recipe with those of its base below them."""
+    if depth > MAX_DEPTH:
+        raise ReinvertError(f"recipe {name} is built on itself; give it another base")
+    if name.endswith(SUFFIX):
+        path = Path(name)
+        if not path.is_file():
+            raise ReinvertError(f"{name} does not exist; `reinvert methods --recipes` lists the bundled recipes")
+        text = path.read_text(encoding="utf-8")
+    else:
+        if name not in names():
+            near = difflib.get_close_matches(name, names(), 3, 0.4)
+            hint = f"did you mean {' or '.join(near)}?" if near else "`reinvert methods --recipes` lists them"
+            raise ReinvertError(f"there is no recipe {name!r}; {hint}")
+        text = (files(__name__) / f"{name}{SUFFIX}").read_text(encoding="utf-8")
+    try:
+        told = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ReinvertError(f"recipe {name} is not valid TOML: {error}") from error
+    base = told.pop("base", None)
+    if base is None:
+        return told
+    below = {key: value for key, value in _read(base, depth + 1).items() if key not in ("about", "published")}
+    return _over(below, told)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` on top of `below`; tables are merged, but a table that names another method replaces."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        renamed = both and "name" in value and value["name"] != old.get("name")  # pyright: ignore
+        merged[key] = _over(old, value) if both and not renamed else value  # pyright: ignore
+    return merged
+
+
+def _tupled(given: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has lists where the methods' fields are tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+
+
+__all__ = ["Recipe", "Use", "find", "names"]
