@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reinvert import registry
 from reinvert.editors.base import Editor
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion
@@ -19,7 +20,7 @@ def why_not(
     if drawing and inversion.finds_noise:
         return f"{drawing[0]} begins from noise of its own; use it with inversion none"
     if not drawing and not inversion.finds_noise:
-        return f"{'+'.join(editor.name for editor in editors)} needs inverted noise to begin from; choose an inversion"
+        return f"inversion {inversion.name} leaves no noise to begin from; choose another one"
     for editor in editors:
         if editor.needs_mask and not masked:
             return f"{editor.name} needs a mask (--mask)"
@@ -29,6 +30,16 @@ def why_not(
         if reason:
             return reason
     return inversion.refuses([editor.name for editor in editors])
+
+
+def matrix() -> dict[str, dict[str, str | None]]:
+    """Every registered inversion against every registered editor, with its defaults: the reason why not, or None.
+
+    A mask is taken to be there, since whether one is given is the user's choice.
+    """
+    inversions = [registry.make("inversions", name) for name in registry.names("inversions")]
+    editors = [registry.make("editors", name) for name in registry.names("editors")]
+    return {i.name: {e.name: why_not(i, [e]) for e in editors} for i in inversions}
 
 
 def check_pair(

@@ -106,7 +106,7 @@ def edit(
     *,
     target: str | Sequence[str],
     source: str | Sequence[str] | None = None,
-    inversion: str | Inversion = "direct",
+    inversion: str | Inversion | None = None,
     editor: EditorLike = "p2p",
     steps: int | None = None,
     guidance: float = 7.5,
@@ -124,7 +124,8 @@ def edit(
     the trajectory's). For one picture `target` may be a list: several edits that share the inversion. For a list of
     pictures, `source` and `target` have one prompt per picture.
 
-    `inversion` and `editor` are registered names, "+"-joined names ("p2p+proximal"), instances, or lists of editors.
+    `inversion` and `editor` are registered names, "+"-joined names ("p2p+proximal"), instances, or lists of editors;
+    the inversion is "direct" if none is named, or "none" where an editor begins from noise of its own.
     `blend=("cat", "dog")` adds local_blend on those words; `mask` (white = edit) replaces the words; `boost` is P2P's.
     For a list of pictures each of the three may be a list, one per picture.
     Further keyword arguments are fields of the inversion or of an editor. `steps` defaults to 50. `seed` feeds the
@@ -133,10 +134,13 @@ def edit(
     Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
     """
     started, tally = time.perf_counter(), model.tally.copy()
+    if inversion is None:
+        named = editor_names(editor)
+        inversion = usual_inversion([registry.find("editors", e) if isinstance(e, str) else e for e in named])
     for_inversion, for_editors = _sort_arguments(inversion, editor, arguments)
     cases = len(image.prompts) if isinstance(image, Trajectory) else len(_listed(image))
     own = _own(blend, boost, cases)
-    editors = _editors(editor, for_editors, blend is not None or mask is not None, boost is not None)
+    editors = _editors(editor, for_editors, blend is not None, mask is not None, boost is not None)
     if isinstance(image, Trajectory):
         if source is not None and tuple([source] if isinstance(source, str) else source) != image.prompts:
             raise ReinvertError(f"this trajectory was made for {image.prompts[0]!r}; leave --source out")
@@ -331,7 +335,21 @@ def _sort_arguments(
     )
 
 
-def _editors(editor: EditorLike, arguments: Mapping[str, Any], blended: bool, boosted: bool) -> tuple[Editor, ...]:
+def usual_inversion(editors: Sequence[Editor | type[Editor]]) -> str:
+    """The inversion that is meant where none is named."""
+    return "none" if any(editor.draws_start for editor in editors) else "direct"
+
+
+def wants_blend(editors: Sequence[Editor], blended: bool, masked: bool) -> bool:
+    """Whether local_blend is to be added: for blend words, or for a mask that no editor takes itself."""
+    if any(isinstance(editor, LocalBlend) for editor in editors):
+        return False
+    return blended or (masked and not any(editor.takes_mask or editor.needs_mask for editor in editors))
+
+
+def _editors(
+    editor: EditorLike, arguments: Mapping[str, Any], blended: bool, masked: bool, boosted: bool
+) -> tuple[Editor, ...]:
     """The editors in order, local_blend last where blend words or a mask ask for it."""
     made: list[Editor] = []
     for item in editor_names(editor):
@@ -343,7 +361,7 @@ def _editors(editor: EditorLike, arguments: Mapping[str, Any], blended: bool, bo
         made.append(registry.make("editors", item, own))
     if boosted and not any(isinstance(e, P2P) for e in made):
         raise ReinvertError("boost belongs to p2p; choose --editor p2p")
-    if blended and not any(isinstance(e, LocalBlend) for e in made):
+    if wants_blend(made, blended, masked):
         fields = {a.name for a in registry.arguments(LocalBlend)}
         made.append(LocalBlend(**{n: v for n, v in arguments.items() if n in fields}))
     return tuple(made)

@@ -43,7 +43,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="TEXT", help="what the picture shows")
     parser.add_argument("--steps", type=whole, metavar="N", help="sampling steps [50]")
     parser.add_argument("--guidance", type=number, metavar="X", help="guidance scale of the edit [7.5]")
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="for methods that draw noise [0]")
+    parser.add_argument("--seed", type=whole, metavar="N", help="for methods that draw noise [0]")
     parser.add_argument("--fit", choices=get_args(FitMode), help="how a picture that is not square is taken [crop]")
 
 
@@ -76,6 +76,7 @@ class Given:
 
 def open_given(args: argparse.Namespace) -> Given:
     """Open what is to be edited, before anything slow is done."""
+    args.seed = args.seed or 0
     path = Path(args.image)
     if not path.name.lower().endswith(".safetensors"):
         picture = open_image(path)

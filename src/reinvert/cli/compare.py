@@ -52,7 +52,7 @@ def columns(job: Job, chosen: Chosen) -> list[Column]:
         if inverts and job.given.trajectory is not None:
             raise ReinvertError("a trajectory has been inverted already; compare editors, or give the picture itself")
         inversion = inverts[0] if inverts else job.args.inversion
-        made.append(Column(name, *job.methods(chosen, inversion, "+".join(edits) or job.args.editor)))
+        made.append(Column(name, *job.methods(chosen, inversion, "+".join(edits) or job.args.editor or "p2p")))
     chosen.check(("editors",) if job.given.trajectory is not None else ("inversions", "editors"))
     return made
 

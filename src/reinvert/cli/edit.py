@@ -33,12 +33,14 @@ from reinvert.cli.output import (
     write_picture,
 )
 from reinvert.cli.progress import progress_bar
+from reinvert.cli.recipe import defaults_of, settle
 from reinvert.differences import edited_region
 from reinvert.editors.base import Editor
 from reinvert.editors.local_blend import LocalBlend
 from reinvert.errors import ReinvertError
 from reinvert.image import open_mask, paste_back
 from reinvert.inversions.base import Inversion
+from reinvert.recipes import Recipe
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser)
     parser.add_argument("--target", action="append", metavar="TEXT", help="what it is to show; may be repeated")
     parser.add_argument("--inversion", metavar="NAME", help="see reinvert methods [direct]")
-    parser.add_argument("--editor", metavar="NAME", default="p2p", help='or several, as in "p2p+proximal" [p2p]')
+    parser.add_argument("--editor", metavar="NAME", help='or several, as in "p2p+proximal" [p2p]')
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="a row of the comparison, or FILE.toml; see reinvert methods --recipes"
+    )
     parser.add_argument(
         "--blend",
         nargs=2,
@@ -85,14 +90,19 @@ class Job:
     given: Given
     targets: tuple[str, ...]
     mask: Image.Image | None
+    recipe: Recipe | None = None
+
+    @property
+    def source(self) -> str:
+        """What the source is told; a recipe may keep it empty."""
+        return self.given.source if self.recipe is None else self.recipe.source_of(self.given.source)
 
     def methods(self, chosen: Chosen, inversion: str | None, editor: str) -> tuple[Inversion, tuple[Editor, ...]]:
         """The inversion, and the editors with local_blend where blend words or a mask ask for it."""
-        inverts: Inversion = chosen.make("inversions", inversion or "direct")
         names = [str(name) for name in verbs.editor_names(editor)]
         editors: list[Editor] = [chosen.make("editors", name) for name in names]
-        blended = self.args.blend is not None or self.mask is not None
-        if blended and not any(isinstance(e, LocalBlend) for e in editors):
+        inverts: Inversion = chosen.make("inversions", inversion or verbs.usual_inversion(editors))
+        if verbs.wants_blend(editors, self.args.blend is not None, self.mask is not None):
             editors.append(chosen.make("editors", "local_blend"))
         if self.args.blend is not None:
             before, after = (tuple(w.strip() for w in given.split(",") if w.strip()) for given in self.args.blend)
@@ -114,7 +124,7 @@ class Job:
         return verbs.edit(
             model,
             image,
-            source=self.given.source if fresh else None,
+            source=self.source if fresh else None,
             target=self.targets,
             inversion=inversion,
             editor=editors,
@@ -137,12 +147,14 @@ class Job:
             "seconds": result.seconds,
             "forwards": result.forwards,
             "backwards": result.backwards,
+            **({} if self.recipe is None else {"recipe": self.recipe.name}),
             **provenance(args),
         }
 
 
 def open_job(args: argparse.Namespace) -> Job:
     """Check and open everything that is given."""
+    recipe = None if args.recipe is None else settle(args)
     if not args.target:
         raise ReinvertError('say what the picture is to show: --target "a dog sitting on a bench"')
     given = open_given(args)
@@ -156,7 +168,7 @@ def open_job(args: argparse.Namespace) -> Job:
         raise ReinvertError("--paste-back needs the picture itself, which a trajectory does not hold")
     if args.paste_back and args.compare:
         raise ReinvertError("--compare lays out what the model made; leave --paste-back out")
-    return Job(args, given, tuple(args.target), mask)
+    return Job(args, given, tuple(args.target), mask, recipe)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -166,10 +178,10 @@ def run(args: argparse.Namespace) -> int:
     outputs = [output] if args.compare else numbered(output, len(job.targets))
     inputs = [job.given.path, None if args.mask is None else Path(args.mask)]
     check_outputs(outputs if not args.explain else [], inputs, PICTURE_SUFFIXES)
-    chosen = Chosen(args)
+    chosen = Chosen(args, None if job.recipe is None else defaults_of(job.recipe, args))
     if args.compare:
         return compare.run(job, chosen, output)
-    inversion, editors = job.methods(chosen, args.inversion, args.editor)
+    inversion, editors = job.methods(chosen, args.inversion, args.editor or "p2p")
     # A trajectory's inversion is over: its flags would do nothing.
     chosen.check(("editors",) if job.given.trajectory is not None else ("inversions", "editors"))
     explain.check_words(model_name(args, job.given), job.given.source, job.targets, editors)

@@ -71,16 +71,20 @@ def _option(section: Any, flag: str, dest: str, kind: Kind, told: str) -> None:
 
 
 class Chosen:
-    """The method flags that were typed. Makes methods with them and knows which ones nobody took."""
+    """The method flags that were typed. Makes methods with them and knows which ones nobody took.
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    `defaults` has what a recipe says of methods, by name; what was typed counts more.
+    """
+
+    def __init__(self, args: argparse.Namespace, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        self.defaults = defaults or {}
         typed: Mapping[str, Any] = vars(args)
         self.typed = {k.removeprefix(PREFIX): v for k, v in typed.items() if k.startswith(PREFIX)}
         self.taken: dict[Group, set[str]] = {"inversions": set(), "editors": set()}
 
     def make(self, group: Group, name: str) -> Any:
         """The method with the typed values of its fields; of two flags for a field the one with its own name counts."""
-        given: dict[str, Any] = {}
+        given: dict[str, Any] = dict(self.defaults.get(name, {}))
         for argument in registry.arguments(registry.find(group, name)):
             kind = kind_of(argument.type)
             for typed in (argument.name, f"{name}.{argument.name}"):

@@ -6,13 +6,14 @@ import argparse
 import json
 import shutil
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reinvert import registry
+from reinvert import pairs, recipes, registry
 from reinvert.cli.flags import GROUPS, flag_of
 from reinvert.cli.values import kind_of, show
 from reinvert.errors import ReinvertError
+from reinvert.recipes import Recipe
 from reinvert.registry import Group, Method
 
 WIDEST = 100
@@ -21,10 +22,20 @@ WIDEST = 100
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert methods`."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="one method, with all its arguments")
+    parser.add_argument("--matrix", action="store_true", help="which inversion goes with which editor, or why not")
+    parser.add_argument("--recipes", action="store_true", help="the rows of the published comparison, and others")
     parser.add_argument("--json", action="store_true", help="everything, for programs")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.matrix:
+        table = pairs.matrix()
+        print(json.dumps(table, indent=2) if args.json else _matrix(table))
+        return 0
+    if args.recipes:
+        rows = [recipes.find(name) for name in recipes.names()]
+        print(json.dumps([row.settings for row in rows], indent=2) if args.json else _recipes(rows))
+        return 0
     found = described(args.name)
     if args.json:
         told = [_values(method) for method in found]
@@ -90,6 +101,30 @@ def _page(method: Method) -> str:
             f"{flag_of(a.name)} / --no-{flag_of(a.name)[2:]}" if kind.toggle else f"{flag_of(a.name)} {kind.metavar}"
         )
         lines += ["", f"  {typed}  [{show(a.default)}]", *_wrapped(a.help, 6)]
+    return "\n".join(lines)
+
+
+def _matrix(table: Mapping[str, Mapping[str, str | None]]) -> str:
+    """A grid of marks, and below it each reason once; the editors are the columns, named slantwise below each other."""
+    reasons = list(dict.fromkeys(why for row in table.values() for why in row.values() if why is not None))
+    editors = list(next(iter(table.values())))
+    width = max(len(name) for name in table) + 2
+    lines = [f"{'':{width}}" + "|  " * i + name for i, name in enumerate(editors)]
+    for name, row in table.items():
+        marks = ["*" if why is None else str(reasons.index(why) + 1) for why in row.values()]
+        lines.append(f"{name:{width}}" + "".join(f"{mark:3}" for mark in marks).rstrip())
+    told = ["", "* runs; the others do not, because:"]
+    for number, why in enumerate(reasons, 1):
+        told += textwrap.wrap(f"{number:2}  {why}", WIDEST, subsequent_indent="    ")
+    told += ["", "editors are joined with +, as in p2p+proximal; a mask counts as given"]
+    return "\n".join(lines + told)
+
+
+def _recipes(found: Iterable[Recipe]) -> str:
+    lines: list[str] = []
+    for recipe in found:
+        made = [recipe.trained["name"]] if recipe.trained else [recipe.inversion["name"], *recipe.editors]
+        lines += [recipe.name, *_wrapped(f"{recipe.about} [{' + '.join(made)}]", 2)]
     return "\n".join(lines)
 
 

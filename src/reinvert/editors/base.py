@@ -60,6 +60,8 @@ class Editor:
     """Whether it begins from noise of its own instead of inverted noise; it then goes with `inversion="none"`."""
     needs_mask: ClassVar[bool] = False
     """Whether it works only with a user's mask."""
+    takes_mask: ClassVar[bool] = False
+    """Whether it makes its own use of a user's mask, where one is given."""
     needs_guidance: ClassVar[bool] = False
     """Whether it acts on the null side or on the difference of the sides, so that guidance 1 makes it idle."""
     reads_maps: ClassVar[bool] = False

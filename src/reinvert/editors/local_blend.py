@@ -37,6 +37,7 @@ class LocalBlend(Editor):
     name: ClassVar[str] = "local_blend"
     needs: ClassVar[str] = "a word of either prompt, or a mask"
     reads_maps: ClassVar[bool] = True
+    takes_mask: ClassVar[bool] = True
     source_words: Words = ()
     """Words of the source prompt whose region may change."""
     target_words: Words = ()

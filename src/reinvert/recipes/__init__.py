@@ -83,7 +83,7 @@ class Recipe:
     @property
     def inversion_key(self) -> str:
         """What the inversion depends on: recipes with equal keys share one inversion of a case."""
-        told = {"inversion": self.inversion, "steps": self.steps, "seed": self.seed, "source": self.case.source}
+        told: dict[str, Any] = {"inversion": self.inversion, "steps": self.steps, "seed": self.seed, "source": self.case.source}
         if self.inversion_method().fits_guidance:
             told["guidance"] = self.guidance
         return json.dumps(told, sort_keys=True)
@@ -96,7 +96,7 @@ class Recipe:
     def editor_methods(self, blended: bool = True) -> tuple[Editor, ...]:
         """The editors in order; without blend words there is no local_blend."""
         wanted = {n: a for n, a in self.editors.items() if n != "local_blend" or blended or not self.case.blend}
-        return tuple(registry.make("editors", name, _tupled(given)) for name, given in wanted.items())
+        return tuple(registry.make("editors", name, tupled(given)) for name, given in wanted.items())
 
     def check(self) -> None:
         """Raise `ReinvertError` unless its methods exist, take their arguments and go together."""
@@ -174,7 +174,7 @@ def _made(name: str, told: Mapping[str, Any]) -> Recipe:
         raise ReinvertError(f"recipe {name} must name its methods: name = ... in [inversion], and [editors.NAME]")
     try:
         given: dict[str, Any] = {"about": "", **told, "name": Path(name).name.removesuffix(SUFFIX)}
-        given |= {"guidance": float(told.get("guidance", 7.5)), "case": Use(**told.get("case", {}))}
+        given["guidance"], given["case"] = float(told.get("guidance", 7.5)), Use(**told.get("case", {}))
         recipe = Recipe(**given)
     except (TypeError, ValueError) as error:
         raise ReinvertError(f"recipe {name} cannot be read: {error}") from error
@@ -219,9 +219,9 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _tupled(given: Mapping[str, Any]) -> dict[str, Any]:
+def tupled(given: Mapping[str, Any]) -> dict[str, Any]:
     """TOML has lists where the methods' fields are tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
 
 
-__all__ = ["Recipe", "Use", "find", "names"]
+__all__ = ["Recipe", "Use", "find", "names", "tupled"]
