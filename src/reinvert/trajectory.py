@@ -165,6 +165,16 @@ class Trajectory:
                 f"this trajectory has {self.steps} steps, not {steps}; leave --steps out or invert again"
             )
 
+    def later(self, skip: int, model: Backbone) -> Trajectory:
+        """The same walk without its first `skip` steps, from the path's own latents."""
+        if skip == 0:
+            return self
+        if self.kept:
+            raise ReinvertError(f"a trajectory of {self.inversion} cannot be begun later than its start")
+        null = self.null if self.null is None or len(self.null) == 1 else self.null[skip:]
+        times = (self.times or model.times(self.steps))[skip:]
+        return replace(self, path=self.path[: self.walked - skip + 1], times=times, null=null)
+
     def case(self, index: int) -> Trajectory:
         """One case of the batch, as a trajectory of its own."""
         pick = slice(index, index + 1)

@@ -168,7 +168,7 @@ def edit(
         masks = _mask(mask, prepared, None)
         trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
     trajectory, hooks = prepared_edit(model, trajectory, editors, targets, masks, seed, own)
-    x = trajectory.start
+    x = trajectory.start.expand(1 + len(targets), *trajectory.start.shape)  # the result if no step is walked
     for moment, state in trajectory.walk(model, targets, hooks, guidance):
         x = state.x
         if watch is not None:

@@ -60,6 +60,8 @@ class Inversion:
     """What a user must give, for `reinvert methods`."""
     exact: ClassVar[bool] = False
     """Whether the source, rendered again with no edit, ends at the picture's own latents."""
+    can_begin_later: ClassVar[bool] = True
+    """Whether an edit may leave out the first steps of its walk and begin from the path's own latents."""
     finds_noise: ClassVar[bool] = True
     """Whether its trajectory ends in noise that an edit can begin from."""
 
@@ -150,3 +152,15 @@ def climb(
         path.append(state.x[0])
         yield Progress("inverting", moment.index + 1, moment.steps)
     return torch.stack(path)
+
+
+def check_depth(depth: float) -> None:
+    """Refuse a depth that is no share of the grid."""
+    if not 0 < depth <= 1:
+        raise ReinvertError(f"depth is a share above 0 and at most 1, not {depth}")
+
+
+def grid_to(source: Source, depth: float) -> tuple[int, ...]:
+    """The times of the clean end of the grid, `depth` of its steps (at least one); () for the whole grid."""
+    steps = max(1, int(depth * source.steps))
+    return () if steps == source.steps else source.model.times(source.steps)[source.steps - steps :]

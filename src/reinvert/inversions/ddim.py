@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from reinvert.inversions.base import Inversion, Inverting, Source, climb
+from reinvert.inversions.base import Inversion, Inverting, Source, check_depth, climb, grid_to
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,13 @@ class DDIM(Inversion):
     inversion_guidance: float = 1.0
     """Guidance scale while inverting; 1 asks for the source prompt alone."""
 
+    depth: float = 1.0
+    """Share of the grid that is climbed, from the clean end; an edit then begins there."""
+
+    def __post_init__(self) -> None:
+        check_depth(self.depth)
+
     def stages(self, source: Source) -> Inverting:
-        path = yield from climb(source, self.inversion_guidance)
-        return self._trajectory(source, path)
+        times = grid_to(source, self.depth)
+        path = yield from climb(source, self.inversion_guidance, times=times)
+        return self._trajectory(source, path, times=times)

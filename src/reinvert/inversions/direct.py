@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from reinvert.errors import ReinvertError
-from reinvert.inversions.base import Inversion, Inverting, Source, climb
+from reinvert.inversions.base import Inversion, Inverting, Source, check_depth, climb, grid_to
 from reinvert.inversions.null_text import NullText
 
 
@@ -32,6 +32,8 @@ class Direct(Inversion):
     source's path (add-target)."""
     inversion_guidance: float = 1.0
     """Guidance scale while inverting."""
+    depth: float = 1.0
+    """Share of the grid that is climbed, from the clean end; an edit then begins there."""
     null_latent: bool = False
     """Follow the path of null-text inversion instead, with the plain null prompt (the ablation NL)."""
     inner: int = 10
@@ -45,14 +47,19 @@ class Direct(Inversion):
         if self.carry == "target" and self.strength != 1:
             raise ReinvertError("carry=target needs strength 1: its shift is taken on the source's own path")
 
+        check_depth(self.depth)
+        if self.null_latent and self.depth != 1:
+            raise ReinvertError("null_latent fits the whole grid; leave depth at 1")
+
     @property
     def fits_guidance(self) -> bool:
         return self.null_latent
 
     def stages(self, source: Source) -> Inverting:
-        path = yield from climb(source, self.inversion_guidance)
+        times = grid_to(source, self.depth)
+        path = yield from climb(source, self.inversion_guidance, times=times)
         if self.null_latent:
             _, path = yield from NullText(inner=self.inner).fit(source, path)
         pulled = {"strength": self.strength, "every": self.every, "carry": self.carry}
         fitted = source.guidance if self.null_latent else None
-        return self._trajectory(source, path, pulled=pulled, guidance=fitted)
+        return self._trajectory(source, path, pulled=pulled, guidance=fitted, times=times)
