@@ -278,6 +278,12 @@ def guided(model, z: Tensor, t: int, null: Tensor, text: Tensor, w: float, soft:
     return e_u + w * d
 
 
+def guided_step(model, z: Tensor, t: int, null: Tensor, text: Tensor, w: float, steps: int) -> Tensor:
+    """One guided DDIM step of one branch."""
+    a, b = coefficients(t, steps)
+    return a * z + b * guided(model, z, t, null, text, w)
+
+
 def edit(
     model,
     path: list[Tensor],

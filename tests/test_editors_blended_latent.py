@@ -1,0 +1,84 @@
+"""Blended latent diffusion: the recorded run, the corrected form against a textbook loop, masks of all and none."""
+
+from __future__ import annotations
+
+import naive
+import pytest
+import torch
+from conftest import SOURCE, TARGET, gap, relative_l2, watch_walk
+from PIL import Image
+
+import reinvert
+from reinvert.editors.blended_latent import BlendedLatent
+from reinvert.errors import ReinvertError
+from reinvert.image import open_image, to_tensor
+from reinvert.inversions.base import Source
+from reinvert.inversions.none import Nothing
+
+STEPS = 5
+
+
+def test_the_published_form_reproduces_the_recorded_run(parity_model, recorded, recorded_json) -> None:
+    from conftest import PARITY
+
+    entry = recorded_json["entries"]["p1_bld"]
+    clean = parity_model.encode(to_tensor([open_image(PARITY / "inputs" / "img1_512.png")]))
+    path = Nothing().invert(Source(parity_model, clean, (SOURCE,), entry["N"]))
+    mask = recorded["p1_bld.latent_mask"].float().view(1, 1, 64, 64)
+    editor = BlendedLatent(compat="published", skip=0.25)
+    walked = watch_walk(parity_model, path, [entry["prompt"]], [editor], mask=mask, seed=1234)
+    assert len(walked) == 8
+    assert relative_l2(walked[-1][1], recorded["p1_bld.final"]) < 1e-4  # recorded.json, tolerances
+
+
+def halves() -> Image.Image:
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (16, 0, 32, 32))
+    return mask
+
+
+def textbook(model, clean: torch.Tensor, mask: torch.Tensor, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+
+    def noised(a: float) -> torch.Tensor:
+        return a**0.5 * clean + (1 - a) ** 0.5 * torch.randn(clean.shape, generator=generator)
+
+    times = naive.times(STEPS)[int(STEPS * 0.25) :]
+    said, empty = naive.encode(model, [TARGET]), naive.encode(model, [""])
+    x = noised(naive.abar(times[0]))
+    for i, t in enumerate(times):
+        x = naive.guided_step(model, x, t, empty, said, 7.5, STEPS)
+        around = noised(naive.abar(times[i + 1])) if i + 1 < len(times) else clean
+        x = mask * x + (1 - mask) * around
+    return x
+
+
+def test_the_corrected_form_is_the_textbook_loop(tiny, picture) -> None:
+    result = reinvert.edit(
+        tiny, picture, source=SOURCE, target=TARGET, editor="blended_latent", mask=halves(), steps=STEPS, seed=5
+    )
+    clean = tiny.encode(to_tensor([picture]))
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 8:] = 1
+    assert gap(result.latents[1], textbook(tiny, clean, mask, 5)[0]) < 2e-4  # float32, four guided steps
+    # outside the mask the picture is itself, to the bit
+    assert torch.equal(result.latents[1][:, :, :8], clean[0][:, :, :8])
+    assert (result.forwards, result.backwards) == (2 * 4, 0)
+
+
+def test_published_with_an_empty_mask_is_the_background_at_the_last_time(tiny, picture) -> None:
+    result = reinvert.edit(
+        tiny, picture, source=SOURCE, target=TARGET, editor="blended_latent", mask=Image.new("L", (32, 32)),
+        steps=STEPS, seed=5, compat="published",
+    )  # fmt: skip
+    clean, generator = tiny.encode(to_tensor([picture]))[0], torch.Generator().manual_seed(5)
+    drawn = [torch.randn(1, *clean.shape, generator=generator)[0] for _ in range(5)]
+    a = naive.abar(0)  # time 0 on the published grid
+    assert gap(result.latents[1], a**0.5 * clean + (1 - a) ** 0.5 * drawn[4]) < 1e-6
+
+
+def test_without_a_mask_it_is_refused_before_anything_is_computed(tiny, picture) -> None:
+    before = tiny.tally.copy()
+    with pytest.raises(ReinvertError, match="needs a mask"):
+        reinvert.edit(tiny, picture, source=SOURCE, target=TARGET, editor="blended_latent", steps=STEPS)
+    assert tiny.tally.since(before).forwards == 0
