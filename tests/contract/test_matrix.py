@@ -1,0 +1,80 @@
+"""Every legal pair of a registered inversion and a registered editor is run; every other one says why not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import SOURCE, TARGET
+from PIL import Image
+from test_method_laws import CHEAP, GIVEN
+
+import reinvert
+from reinvert import pairs, registry
+from reinvert.errors import ReinvertError
+from reinvert.image import to_tensor
+
+STEPS = 4
+MATRIX = pairs.matrix()
+LEGAL = [(i, e) for i, row in MATRIX.items() for e, why in row.items() if why is None]
+ILLEGAL = [(i, e) for i, row in MATRIX.items() for e, why in row.items() if why is not None]
+EXACT = {name for name in registry.names("inversions") if registry.find("inversions", name).exact}
+
+
+def half_mask() -> Image.Image:
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (16, 0, 32, 32))
+    return mask
+
+
+@pytest.fixture(scope="module")
+def inverted(tiny, picture):
+    """One inversion serves all its editors."""
+    made: dict[str, reinvert.Trajectory] = {}
+
+    def get(name: str) -> reinvert.Trajectory:
+        if name not in made:
+            method = registry.make("inversions", name, CHEAP.get(name))
+            made[name] = reinvert.invert(tiny, picture, SOURCE, inversion=method, steps=STEPS)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize(("inversion", "editor"), LEGAL)
+def test_a_legal_pair_runs(tiny, picture, inverted, inversion: str, editor: str) -> None:
+    method = registry.make("editors", editor, GIVEN.get(editor))
+    mask = half_mask() if method.needs_mask else None
+    path = inverted(inversion)
+    before = tiny.tally.copy()
+    result = reinvert.edit(tiny, path, target=TARGET, editor=[method], mask=mask, seed=1)
+    assert bool(torch.isfinite(result.latents).all())
+    assert tiny.tally.since(before).forwards == result.forwards > 0
+    clean = tiny.encode(to_tensor([picture]))[0]
+    assert float((result.latents[1] - clean).abs().max()) > 1e-3  # something was changed
+    if inversion in EXACT:
+        # what an exact inversion promises holds beside any editor: no rule changes the source
+        assert float((result.latents[0] - clean).abs().max()) < 1e-5 * max(1.0, float(clean.abs().max()))
+    # the network is as it was: nothing stays behind in it
+    assert all(type(p).__name__ == "AttnProcessor2_0" for p in tiny.unet.attn_processors.values())
+    assert not any(m._forward_hooks for m in tiny.unet.modules())
+
+
+@pytest.mark.parametrize(("inversion", "editor"), ILLEGAL)
+def test_an_illegal_pair_fails_before_any_computing(tiny, picture, inversion: str, editor: str) -> None:
+    method = registry.make("editors", editor, GIVEN.get(editor))
+    before = tiny.tally.copy()
+    with pytest.raises(ReinvertError) as error:
+        reinvert.edit(
+            tiny, picture, source=SOURCE, target=TARGET, inversion=inversion, editor=[method], mask=half_mask(),
+            steps=STEPS,
+        )  # fmt: skip
+    assert str(error.value) == MATRIX[inversion][editor]
+    assert tiny.tally.since(before).forwards == 0
+
+
+def test_an_editor_that_needs_a_null_side_refuses_guidance_one(tiny, picture) -> None:
+    needy = [n for n in registry.names("editors") if registry.find("editors", n).needs_guidance]
+    for name in needy:
+        with pytest.raises(ReinvertError, match="guidance 1"):
+            reinvert.edit(tiny, picture, source=SOURCE, target=TARGET, editor=name, guidance=1.0, steps=STEPS)
+    assert needy
