@@ -1,0 +1,1 @@
+"""The benchmark: cases, runs, scores, reports."""
