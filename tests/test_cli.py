@@ -363,7 +363,7 @@ def test_demo(here: Path, say: Say):
 
 # --- generated flags -----------------------------------------------------------------------------------------------
 
-TYPED = {"": "x", "X": "0.25", "N": "3", "TEXT": "x", "WORD,WORD": "x,y", "WORD=X": "x=2"} | {
+TYPED = {"": "x", "X": "0.15", "N": "3", "TEXT": "x", "WORD,WORD": "x,y", "WORD=X": "x=2"} | {
     "SHARE": "0.1:0.2",
     "SHARE|WORD=SHARE": "x=0.1",
     "JSON": "null",

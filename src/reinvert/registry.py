@@ -54,6 +54,7 @@ class Method:
     papers: tuple[str, ...]
     needs: str
     arguments: tuple[Argument, ...]
+    when: str = ""
 
 
 def names(group: Group) -> tuple[str, ...]:
@@ -115,7 +116,7 @@ def describe(group: Group, name: str) -> Method:
     papers = tuple(
         f"{m['title']} ({m['year']}, arXiv {m['id']})" for part in prose for m in _PAPER.finditer(part)
     )
-    return Method(name, group, text.split("\n\n")[0].replace("\n", " "), papers, cls.needs, arguments(cls))
+    return Method(name, group, text.split("\n\n")[0].replace("\n", " "), papers, cls.needs, arguments(cls), cls.when)
 
 
 @cache

@@ -337,7 +337,9 @@ def _sort_arguments(
 
 def usual_inversion(editors: Sequence[Editor | type[Editor]]) -> str:
     """The inversion that is meant where none is named."""
-    return "none" if any(editor.draws_start for editor in editors) else "direct"
+    if any(editor.draws_start for editor in editors):
+        return "none"
+    return next((e.usual_inversion for e in editors if e.usual_inversion != "direct"), "direct")
 
 
 def wants_blend(editors: Sequence[Editor], blended: bool, masked: bool) -> bool:

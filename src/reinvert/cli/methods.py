@@ -75,6 +75,7 @@ def _values(method: Method) -> dict[str, Any]:
         "name": method.name,
         "sentence": method.sentence,
         "needs": method.needs,
+        "when": method.when,
         "papers": list(method.papers),
         "arguments": arguments,
     }
@@ -94,6 +95,7 @@ def _list(group: Group, methods: Iterable[Method]) -> str:
 def _page(method: Method) -> str:
     lines = [f"{method.name}, one of the {method.group}", *_wrapped(method.sentence, 2)]
     lines += _wrapped(f"needs {method.needs}", 2)
+    lines += _wrapped(method.when, 2) if method.when else []
     lines += [line for paper in method.papers for line in _wrapped(paper, 2)]
     for a in method.arguments:
         kind = kind_of(a.type)

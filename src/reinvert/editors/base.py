@@ -56,6 +56,12 @@ class Editor:
     name: ClassVar[str]
     needs: ClassVar[str] = "a target prompt"
     """What a user must give, for `reinvert methods`."""
+    when: ClassVar[str] = ""
+    """When to use it and when not, for its page."""
+    usual_inversion: ClassVar[str] = "direct"
+    """The inversion that is meant where none is named."""
+    usual_with: ClassVar[tuple[str, ...]] = ()
+    """The editors that its paper joins it to; a gallery shows it with them."""
     draws_start: ClassVar[bool] = False
     """Whether it begins from noise of its own instead of inverted noise; it then goes with `inversion="none"`."""
     needs_mask: ClassVar[bool] = False

@@ -29,6 +29,7 @@ class Proximal(Editor):
     """A rule of guidance; compose it with an editor of attention, e.g. p2p+proximal."""
 
     name: ClassVar[str] = "proximal"
+    usual_with: ClassVar[tuple[str, ...]] = ("p2p",)
     rule: Literal["soft", "hard"] = "soft"
     """soft: shrink by the threshold (what the published code runs as "l0"); hard: keep or drop (the paper's L0)."""
     quantile: float = 0.75

@@ -58,6 +58,8 @@ class Inversion:
     name: ClassVar[str]
     needs: ClassVar[str] = "a source prompt"
     """What a user must give, for `reinvert methods`."""
+    when: ClassVar[str] = ""
+    """When to use it and when not, for its page."""
     exact: ClassVar[bool] = False
     """Whether the source, rendered again with no edit, ends at the picture's own latents."""
     can_begin_later: ClassVar[bool] = True

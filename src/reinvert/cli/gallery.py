@@ -1,0 +1,143 @@
+"""`reinvert gallery`: every method on every type of edit of the drawn world, on one sheet."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image
+
+from reinvert import registry, verbs
+from reinvert.backbones import Backbone
+from reinvert.cli.common import add_model_options, load_model, tell
+from reinvert.cli.demo import GUIDANCE
+from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, write_picture
+from reinvert.cli.progress import progress_bar
+from reinvert.cli.values import number, whole
+from reinvert.errors import ReinvertError
+from reinvert.image import contact_sheet
+from reinvert.inversions.base import Inversion
+from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method as it is usually run: an inversion and the editors that go with it."""
+
+    method: str
+    inversion: str
+    editor: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.inversion}\n{self.editor}"
+
+
+def rows(methods: Sequence[str] = ()) -> tuple[Row, ...]:
+    """A row per inversion (with Prompt-to-Prompt) and per editor (with its usual inversion), or only those named."""
+    made: list[Row] = []
+    for name in registry.names("inversions"):
+        found: type[Inversion] = registry.find("inversions", name)
+        if found.finds_noise:
+            made.append(Row(name, name, "p2p"))
+    for name in registry.names("editors"):
+        editor = registry.find("editors", name)
+        if name not in ("p2p", "local_blend"):
+            made.append(Row(name, verbs.usual_inversion([editor]), "+".join((*editor.usual_with, name))))
+    known = [row.method for row in made]
+    for name in methods:
+        if name not in known:
+            raise ReinvertError(f"the gallery has no method {name!r}; it has {', '.join(known)}")
+    return tuple(row for row in made if not methods or row.method in methods)
+
+
+def edits_of(seed: int) -> list[Edit]:
+    """One edit of every type, in the order of their numbers, except that mixtures (0) come last."""
+    return [sample_edit(Random(seed + i), i) for i in (*range(1, len(EDIT_TYPES)), 0)]
+
+
+def made(
+    model: Backbone, row: Row, edit: Edit, *, steps: int, guidance: float, watch: verbs.Watch | None = None
+) -> verbs.Result:
+    """One cell: the edit as that method does it, with the true mask only where the method needs one."""
+    editors = row.editor.split("+")
+    needs_mask = any(registry.find("editors", name).needs_mask for name in editors)
+    worded = bool(edit.source_words or edit.target_words) and "p2p" in editors
+    arguments: dict[str, Any] = {"mask": Image.fromarray(edit.truth(model.image_size)[1])} if needs_mask else {}
+    if worded:
+        arguments["blend"] = (",".join(edit.source_words), ",".join(edit.target_words))
+    found: verbs.Result = verbs.edit(
+        model,
+        edit.picture(model.image_size),
+        source=edit.source_prompt,
+        target=edit.target_prompt,
+        inversion=row.inversion,
+        editor=row.editor,
+        steps=steps,
+        guidance=guidance,
+        watch=watch,
+        **arguments,
+    )
+    return found
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of `reinvert gallery`."""
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="only these rows [all]")
+    parser.add_argument("--steps", type=whole, default=25, metavar="N", help="sampling steps [25]")
+    parser.add_argument("--guidance", type=number, default=GUIDANCE, metavar="X", help=f"guidance scale [{GUIDANCE:g}]")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="which edits [0]")
+    parser.add_argument("--cell", type=whole, default=128, metavar="PIXELS", help="side of a picture [128]")
+    parser.add_argument("-o", "--output", metavar="FILE", default="gallery.png", help="[gallery.png]")
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    output = Path(args.output)
+    check_outputs([output], [], PICTURE_SUFFIXES)
+    wanted, edits = rows(args.methods), edits_of(args.seed)
+    model = load_model(args)
+    sheet: list[list[Image.Image | None]] = [
+        [edit.picture(model.image_size) for edit in edits],
+        [edit.truth(model.image_size)[0] for edit in edits],
+    ]
+    told: list[dict[str, Any]] = []
+    with progress_bar(args.quiet) as watch:
+        for row in wanted:
+            results = list(_row(model, row, edits, args.steps, args.guidance, watch))
+            sheet.append([result.image for result in results])
+            told.append(
+                {"method": row.method, "settings": results[0].settings, "forwards": [r.forwards for r in results]}
+            )
+    picture = contact_sheet(
+        sheet,
+        column_titles=[f"{edit.type_name.replace('_', ' ')}: {_short(edit)}" for edit in edits],
+        row_titles=["source", "true edit", *(row.title for row in wanted)],
+        cell=args.cell,
+    )
+    prompts = [{"source": edit.source_prompt, "target": edit.target_prompt} for edit in edits]
+    about = {"edits": prompts, "rows": told, "device": device_name(model.device), **provenance(args)}
+    write_picture(picture, output, about)
+    tell([output])
+    return 0
+
+
+def _row(
+    model: Backbone, row: Row, edits: Sequence[Edit], steps: int, guidance: float, watch: verbs.Watch
+) -> Iterator[verbs.Result]:
+    for edit in edits:
+        yield made(model, row, edit, steps=steps, guidance=guidance, watch=watch)
+
+
+def _short(edit: Edit) -> str:
+    """What is asked, without the words that both prompts share at either end."""
+    before, after = edit.source_prompt.split(), edit.target_prompt.split()
+    while before and after and before[0] == after[0]:
+        before, after = before[1:], after[1:]
+    while before and after and before[-1] == after[-1]:
+        before, after = before[:-1], after[:-1]
+    return f"{' '.join(before)} -> {' '.join(after)}".strip()
