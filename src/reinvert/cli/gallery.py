@@ -34,7 +34,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        return f"{self.inversion}\n{self.editor}"
+        return f"{self.inversion}\n{self.editor}".replace("_", " ").replace("+", " + ")
 
 
 def rows(methods: Sequence[str] = ()) -> tuple[Row, ...]:
