@@ -16,6 +16,7 @@ import torch
 
 import reinvert
 from reinvert import pairs, registry
+from reinvert.backbones import Backbone
 from reinvert.cli.flags import flag_of
 from reinvert.cli.gallery import Row, made, rows
 from reinvert.cli.values import show
@@ -36,7 +37,7 @@ def edit_for(name: str) -> Edit:
     return sample_edit(Random(seed + type_id), type_id)
 
 
-def picture(model, row: Row, steps: int, guidance: float) -> tuple[str, Path]:
+def picture(model: Backbone, row: Row, steps: int, guidance: float) -> tuple[str, Path]:
     """The strip of one method, written beside its page, and its caption."""
     edit = edit_for(row.method)
     result = made(model, row, edit, steps=steps, guidance=guidance)
@@ -90,7 +91,7 @@ def partners(group: Group, name: str) -> str:
 
 
 def index(names: dict[Group, list[str]]) -> str:
-    lines = ["# Methods", "", "Written by `python docs/make_pages.py`; [choosing](../choosing.md) says which to take.", ""]
+    lines = ["# Methods", "", "Made by `python docs/make_pages.py`; [choosing](../choosing.md) says which to take.", ""]
     for group, found in names.items():
         lines += [f"## {group.capitalize()}", ""]
         lines += [f"- [{name}]({name}.md): {registry.describe(group, name).sentence}" for name in found]
