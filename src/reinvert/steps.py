@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from reinvert.level import Moment
+import torch
+from torch import Tensor
+
+from reinvert.level import Moment, Split
 from reinvert.loop import Predictor, State
 
 
@@ -15,3 +19,63 @@ def ddim(state: State, predict: Predictor, moment: Moment) -> State:
     the upper time with the lower latent.
     """
     return replace(state, latents=(predict(state.x, moment).at(moment.next_level),))
+
+
+# --- stochastic samplers, without their noise: whoever steps says what is added to the mean -------------------------
+
+
+def shrink(moment: Moment) -> float:
+    """e^{-h}, where h is the gap of log(signal / noise) between a step's two levels; 0 where no noise is left.
+
+    The share of the old noise that a step of a stochastic sampler keeps. Its square is the share of the variance.
+    """
+    (signal, noise), (next_signal, next_noise) = moment.level, moment.next_level
+    return signal * next_noise / (noise * next_signal)
+
+
+def deviation(moment: Moment) -> float:
+    """sigma of the posterior q(x_s | x_t, clean): the noise that DDPM (DDIM at eta 1) adds in this step.
+
+    sigma^2 = noise_s^2 / noise_t^2 (1 - signal_t^2 / signal_s^2) = noise_s^2 (1 - e^{-2h})
+    """
+    return moment.next_level.noise * math.sqrt(1 - shrink(moment) ** 2)
+
+
+def posterior_mean(belief: Split, moment: Moment) -> Tensor:
+    """mu = signal_s clean + sqrt(noise_s^2 - sigma^2) eps, in the shape of the latents."""
+    signal, noise = moment.next_level
+    return signal * belief.clean + noise * shrink(moment) * belief.noise
+
+
+def ddpm_mean(state: State, predict: Predictor, moment: Moment) -> State:
+    """The ancestral step without its noise, which an anchor or a stored shift supplies.
+
+    Denoising Diffusion Probabilistic Models, 2020, arXiv 2006.11239.
+    """
+    return replace(state, latents=(posterior_mean(predict(state.x, moment), moment),))
+
+
+def dpm_mean(state: State, predict: Predictor, moment: Moment) -> State:
+    """SDE-DPM-Solver++(2M) without its noise: the mean above, with a slope from the last two clean predictions.
+
+        mu = mu_ddpm + signal_s (1 - e^{-2h}) (clean - former clean) h / (2 h_former)
+
+    DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models, 2022, arXiv 2211.01095. To first
+    order it is `ddpm_mean`, which the first step takes, and so does one that reaches a level without noise.
+    """
+    belief, kept = predict(state.x, moment), shrink(moment)
+    mean, gap = posterior_mean(belief, moment), -math.log(kept) if kept else math.inf
+    if state.memory and kept:
+        former, former_gap = state.memory
+        slope = (belief.clean - former) * (gap / (2 * float(former_gap)))
+        mean = mean + moment.next_level.signal * (1 - kept**2) * slope
+    return replace(state, latents=(mean,), memory=(belief.clean, torch.tensor(gap, dtype=torch.float64)))
+
+
+def consistency(state: State, predict: Predictor, moment: Moment) -> State:
+    """What is believed clean at the next level's signal and without any noise; at the end the belief itself.
+
+    Consistency Models, 2023, arXiv 2303.01469, whose sampler adds fresh noise to it. DDIM with sigma = noise_s.
+    """
+    clean = predict(state.x, moment).clean
+    return replace(state, latents=(clean if moment.last else moment.next_level.signal * clean,))

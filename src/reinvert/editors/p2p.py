@@ -40,11 +40,16 @@ class P2P(Editor):
     """Factor of a target word's attention inside its cross window, e.g. dog=2."""
     self_grid: float = 0.5
     """Largest self-attention grid that is injected, as a fraction of the latents' side."""
+    windows: Literal["walked", "grid"] = "walked"
+    """What the shares are shares of, where an inversion skips steps: those that are walked, or the whole grid, counted
+    from the first one walked (the published edit-friendly row)."""
     compat: Literal["correct", "published"] = "correct"
     """published: the misaligned tail of the published Replace map."""
 
     def bind(self, case: Case) -> Hooks:
         tokenizer, steps = case.model.tokenizer, case.steps
+        if self.windows == "grid":
+            steps = case.grid_steps or steps
         p, d = list[Tensor](), list[Tensor]()
         for branch in case.pairs():
             made = [
