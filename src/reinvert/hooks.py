@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,17 @@ class Site:
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Site], Tensor]
-Look = Callable[[Tensor, Moment], Mapping[Row, Tensor]]
+
+
+@runtime_checkable
+class Look(Protocol):
+    """Asks the network about latents [branch, case, ...] without gradients; the rows of some branches, or all."""
+
+    def __call__(
+        self, x: Tensor, moment: Moment, branches: tuple[int, ...] | None = None
+    ) -> Mapping[Row, Tensor]: ...
+
+
 Nudged = Tensor | tuple[Tensor, Tensor]
 
 

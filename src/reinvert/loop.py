@@ -54,6 +54,8 @@ class Predictor:
     guidance: Guidance
     hooks: Hooks
     live: tuple[int, ...]
+    seen: dict[Row, tuple[Tensor, Tensor]] = field(default_factory=dict[Row, tuple[Tensor, Tensor]], repr=False)
+    """The source's rows that this moment has already evaluated, with the latents they were asked about."""
 
     def __call__(self, x: Tensor, moment: Moment) -> Split:
         nudged = self.hooks.nudge(x, self._look, moment)
@@ -78,26 +80,39 @@ class Predictor:
         if the caller is inside `torch.enable_grad()`."""
         return self.model.noise(x[None], text[None], moment.ask, None)[0]
 
-    def _look(self, x: Nudged, moment: Moment) -> dict[Row, Tensor]:
-        rows, alias = self._rows(moment)
-        if not rows:
-            return {}
+    def _look(self, x: Nudged, moment: Moment, branches: tuple[int, ...] | None = None) -> dict[Row, Tensor]:
+        rows, alias = self._rows(moment, branches)
         sides = (x, x) if isinstance(x, Tensor) else x
+        known = {row: self.seen[row][1] for row in rows if self._is_known(row, sides[row.side][0], moment)}
+        rows = [row for row in rows if row not in known]
+        if not rows:
+            return known | {row: known[other] for row, other in alias.items()}
         said = join([self.speech.side(row.side, row.branch, moment.index)[None] for row in rows])
         call = Call(tuple(rows), alias, moment, self.hooks)
         with torch.no_grad():
             seen = torch.stack([sides[row.side][row.branch] for row in rows])
             answers = self.model.noise(seen, said, moment.ask, call)
         by_row = dict(zip(rows, answers, strict=True))
+        self.seen.update({row: (sides[row.side][0], by_row[row]) for row in rows if row.branch == 0})
+        by_row |= known
         return by_row | {row: by_row[other] for row, other in alias.items()}
 
-    def _rows(self, moment: Moment) -> tuple[list[Row], dict[Row, Row]]:
-        """The rows something reads, and which of them are answered by another row."""
+    def _is_known(self, row: Row, x: Tensor, moment: Moment) -> bool:
+        """Whether the source's row was evaluated at this moment and is not to be read by a rule again."""
+        if row not in self.seen or row.side in self.hooks.reads(moment):
+            return False
+        return torch.equal(self.seen[row][0], x)
+
+    def _rows(self, moment: Moment, branches: tuple[int, ...] | None) -> tuple[list[Row], dict[Row, Row]]:
+        """The rows something reads, and which of them are answered by another row; those of some branches only."""
         wanted, ruled = {Row(side, 0) for side in self.hooks.reads(moment)}, self.hooks.guides()
         for branch in self.live:
             scale = self.guidance[branch]
             wanted |= {Row(Side.TEXT, branch)} if scale != 0 or ruled else set()
             wanted |= {Row(Side.NULL, branch)} if scale != 1 or ruled else set()
+        if branches is not None:
+            # Asked for by name: the text side of a branch, whether or not it is live.
+            wanted = {row for row in wanted if row.branch in branches} | {Row(Side.TEXT, b) for b in branches}
         alias: dict[Row, Row] = {}
         null, text = Row(Side.NULL, 0), Row(Side.TEXT, 0)
         # No rule ever changes the source's rows, so where both sides hear the same one row answers for both.
