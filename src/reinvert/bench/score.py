@@ -117,7 +117,10 @@ def column(name: str) -> Column:
 Location = str | Path
 DINO, CLIP_LARGE = "dino-vitb8", "clip-vit-large-patch14"
 HUB = {DINO: "timm/vit_base_patch8_224.dino", CLIP_LARGE: f"openai/{CLIP_LARGE}"}
-ALIASES = {DINO: (DINO, "dino_vitb8", "vit_base_patch8_224.dino"), CLIP_LARGE: (CLIP_LARGE,)}
+ALIASES = {
+    DINO: (DINO, "dino_vitb8", "dino_vitbase8_pretrain", "vit_base_patch8_224.dino"),
+    CLIP_LARGE: (CLIP_LARGE,),
+}
 SHAPES = {DINO: (12, 768, 8), CLIP_LARGE: (24, 1024, 14)}
 """Blocks, width and patch of the published networks' vision transformers."""
 PUBLISHED: Mapping[str, str] = {
@@ -367,7 +370,11 @@ def score_all(
 
 
 def jpeg(picture: Picture, quality: int = 75) -> Picture:
-    """The picture after JPEG compression with halved colour resolution (4:2:0), PIL's default."""
+    """The picture after JPEG compression with halved colour resolution (4:2:0), PIL's default.
+
+    The published programs save the edit as the last tile of a row, whose neighbour colours the tile's first column of
+    pixels a little. Compat counts that column as edited, so that the unedited part's values are the same without it.
+    """
     stored = io.BytesIO()
     as_rgb(picture).save(stored, format="JPEG", quality=quality, subsampling="4:2:0")
     return as_rgb(Image.open(stored))

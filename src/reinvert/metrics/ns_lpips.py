@@ -7,8 +7,8 @@ complement of the edited word's cross-attention map, and not binary; here it is 
 has one), so that published figures of NS-LPIPS are not comparable.
 
 compat follows the authors' evaluation in everything else: pictures and mask are squashed to 256 x 256 (PIL, bilinear),
-multiplied, and given to LPIPS with AlexNet *in 0..1*, where it expects -1..1. strict is LPIPS over the region, at the
-pictures' own size and in the right range.
+multiplied, and given to LPIPS with AlexNet *in 0..1*, where it expects -1..1. As they shrink before they mask, pixels
+just beyond the region leak in. strict is LPIPS over the region, at the pictures' own size and in the right range.
 """
 
 from __future__ import annotations

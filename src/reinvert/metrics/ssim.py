@@ -32,7 +32,10 @@ def ssim(
     if min(a.shape[-2:]) <= (2 * RADIUS if crop else RADIUS):
         raise ReinvertError(f"SSIM needs pictures of more than {2 * RADIUS} pixels a side")
     compat = mode == "compat"
-    similar = ssim_map(blackened(a, mask), blackened(b, mask)) if compat else ssim_map(a, b)
+    if compat:
+        similar = ssim_map(blackened(a, mask), blackened(b, mask))
+    else:
+        similar = ssim_map(_precise(a), _precise(b)).to(a)
     if crop:
         inner = (..., slice(RADIUS, -RADIUS), slice(RADIUS, -RADIUS))
         similar = similar[inner]
@@ -51,12 +54,23 @@ def ssim_map(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Under the Gaussian window, one axis after the other."""
+    """Under the Gaussian window, the border mirrored."""
     distance = torch.arange(-RADIUS, RADIUS + 1, dtype=x.dtype, device=x.device) / SIGMA
     window = torch.exp(-(distance**2) / 2)
-    window = (window / window.sum()).expand(x.shape[1], 1, 1, -1)
+    window = window / window.sum()
     framed = F.pad(x, (RADIUS,) * 4, mode="reflect")
-    return F.conv2d(F.conv2d(framed, window, groups=x.shape[1]), window.mT, groups=x.shape[1])
+    if x.dtype == torch.float64:  # one axis after the other: 5 times as fast, and here the order does not show
+        height, width = x.shape[-2:]
+        rows = sum((w * framed[..., i : i + height, :] for i, w in enumerate(window)), torch.zeros_like(x[..., :1]))
+        return sum((w * rows[..., i : i + width] for i, w in enumerate(window)), torch.zeros_like(x))
+    # One filter of 11 x 11, so that compat rounds as the published evaluator does.
+    square = torch.outer(window, window).expand(x.shape[1], 1, -1, -1)
+    return F.conv2d(framed, square, groups=x.shape[1])
+
+
+def _precise(x: Tensor) -> Tensor:
+    """In float64 where there is one: in float32 the variances' rounding moves SSIM by 1e-4, as it does in compat."""
+    return x if x.device.type == "mps" else x.double()
 
 
 METRIC = Metric("ssim", "SSIM", "higher", ssim, scale=1e2)
