@@ -308,3 +308,9 @@ def test_boosts_and_windows_of_missing_words_are_refused(tiny, picture) -> None:
     for wrong in ({"boost": {"cat": 2.0}}, {"cross": {"default_": 0.4, "cat": 0.2}}):
         with pytest.raises(ReinvertError, match="'cat' does not occur"):
             reinvert.edit(tiny, picture, source=SOURCE, target=TARGET, steps=4, **wrong)
+
+
+def test_auto_is_replace_where_the_word_counts_are_equal() -> None:
+    assert P2P(kind="auto").kind_for(SOURCE, TARGET) == "replace"
+    assert P2P(kind="auto").kind_for(SOURCE, TARGET + " outside") == "refine"
+    assert P2P().kind_for(SOURCE, TARGET) == "refine"

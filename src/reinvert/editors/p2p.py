@@ -30,8 +30,9 @@ class P2P(Editor):
     """Replace, Refine and Reweight in one; Reweight is what `boost` adds to either."""
 
     name: ClassVar[str] = "p2p"
-    kind: Literal["refine", "replace"] = "refine"
-    """refine: shared words keep the source's attention. replace: word for word, equal word counts."""
+    kind: Literal["refine", "replace", "auto"] = "refine"
+    """refine: shared words keep the source's attention. replace: word for word, equal word counts. auto: replace where
+    the word counts are equal."""
     cross: Share | Mapping[str, Share] = 0.4
     """Share of the run in which cross-attention follows the source; or one per word, "default_" for the others."""
     self_attention: Share = 0.6
@@ -46,6 +47,12 @@ class P2P(Editor):
     compat: Literal["correct", "published"] = "correct"
     """published: the misaligned tail of the published Replace map."""
 
+    def kind_for(self, source: str, target: str) -> Literal["refine", "replace"]:
+        """What `auto` means for two prompts."""
+        if self.kind != "auto":
+            return self.kind
+        return "replace" if len(source.split(" ")) == len(target.split(" ")) else "refine"
+
     def bind(self, case: Case) -> Hooks:
         tokenizer, steps = case.model.tokenizer, case.steps
         if self.windows == "grid":
@@ -54,7 +61,7 @@ class P2P(Editor):
         for branch in case.pairs():
             made = [
                 edit_matrices(
-                    mixing(tokenizer, source, target, mine.kind, compat=mine.compat),
+                    mixing(tokenizer, source, target, mine.kind_for(source, target), compat=mine.compat),
                     cross_windows(tokenizer, target, steps, mine.cross),
                     equalizer(tokenizer, target, mine.boost),
                 )
