@@ -52,7 +52,7 @@ def run(model: str, given: Given, targets: Sequence[str], editors: Sequence[Edit
     start, stop = self_window(steps, p2p.self_attention)
     for target in targets:
         print(f"{given.source}  ->  {target}")
-        print(explain_table(tokenizer, given.source, target, p2p.kind))
+        print(explain_table(tokenizer, given.source, target, p2p.kind_for(given.source, target)))
         print(f"The words' attention follows this table for {show(p2p.cross)} of {steps} steps (--cross);")
         print(f"all self-attention is the source's from step {start + 1} to step {stop} (--self-attention).")
         if p2p.boost:
