@@ -30,6 +30,10 @@ class BlendedLatent(Editor):
     """BLD: needs a mask and no inversion; the source prompt is not used."""
 
     name: ClassVar[str] = "blended_latent"
+    when: ClassVar[str] = (
+        "When you have a mask and what is in it may be redrawn from nothing. Not to alter a thing while keeping it: "
+        "the source inside the mask is not looked at."
+    )
     needs: ClassVar[str] = "a target prompt and a mask"
     draws_start: ClassVar[bool] = True
     needs_mask: ClassVar[bool] = True

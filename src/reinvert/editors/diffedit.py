@@ -35,6 +35,10 @@ class DiffEdit(Editor):
     """A mask from predictions, or the user's own."""
 
     name: ClassVar[str] = "diffedit"
+    when: ClassVar[str] = (
+        "When the region should be found from the two prompts. Not where the prompts differ in everything, as in "
+        "style: the mask is then everywhere or nowhere."
+    )
     needs: ClassVar[str] = "a target prompt (it finds the mask, unless one is given)"
     takes_mask: ClassVar[bool] = True
     strength: float = 0.8

@@ -35,6 +35,10 @@ class LocalBlend(Editor):
     """Keep everything outside a region; the region comes from words, or from a mask if the edit is given one."""
 
     name: ClassVar[str] = "local_blend"
+    when: ClassVar[str] = (
+        "Joined to any other editor when one thing changes and all around it must stay. Not for backgrounds, styles "
+        "or moves, whose region is everywhere."
+    )
     needs: ClassVar[str] = "a word of either prompt, or a mask"
     reads_maps: ClassVar[bool] = True
     takes_mask: ClassVar[bool] = True

@@ -30,6 +30,10 @@ class P2P(Editor):
     """Replace, Refine and Reweight in one; Reweight is what `boost` adds to either."""
 
     name: ClassVar[str] = "p2p"
+    when: ClassVar[str] = (
+        "For swapping, adding or strengthening words while the layout stays. Not for changes of pose or place, which "
+        "its shared attention forbids."
+    )
     kind: Literal["refine", "replace", "auto"] = "refine"
     """refine: shared words keep the source's attention. replace: word for word, equal word counts. auto: replace where
     the word counts are equal."""

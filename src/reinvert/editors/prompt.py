@@ -19,6 +19,10 @@ class Prompt(Editor):
     """Only the prompt changes; layout is kept as far as the shared noise keeps it."""
 
     name: ClassVar[str] = "prompt"
+    when: ClassVar[str] = (
+        "To see what guidance alone does, and for changes of everything at once. Not where the source's layout must "
+        "stay."
+    )
 
     def bind(self, case: Case) -> Hooks:
         return Hooks()

@@ -29,6 +29,10 @@ class Proximal(Editor):
     """A rule of guidance; compose it with an editor of attention, e.g. p2p+proximal."""
 
     name: ClassVar[str] = "proximal"
+    when: ClassVar[str] = (
+        "Joined to p2p to keep backgrounds quiet without naming a region. Not for subtle edits: small differences are "
+        "what it drops."
+    )
     usual_with: ClassVar[tuple[str, ...]] = ("p2p",)
     rule: Literal["soft", "hard"] = "soft"
     """soft: shrink by the threshold (what the published code runs as "l0"); hard: keep or drop (the paper's L0)."""

@@ -27,6 +27,10 @@ class SDEdit(Editor):
     """Trades the change against what is kept by one number."""
 
     name: ClassVar[str] = "sdedit"
+    when: ClassVar[str] = (
+        "For a quick restyling without an inversion. Not where detail must stay: what is kept and what is changed "
+        "hang on one number."
+    )
     draws_start: ClassVar[bool] = True
     strength: float = 0.8
     """Share of the run that is rendered again; 0 keeps the picture, 1 begins almost from pure noise."""

@@ -20,6 +20,10 @@ class DDIM(Inversion):
     """Plain DDIM inversion. The source drifts when it is rendered at another guidance than `inversion_guidance`."""
 
     name: ClassVar[str] = "ddim"
+    when: ClassVar[str] = (
+        "As the baseline, or at guidance 1, where it comes back by itself. Not for real edits under guidance: the "
+        "source drifts, and the edit with it."
+    )
     inversion_guidance: float = 1.0
     """Guidance scale while inverting; 1 asks for the source prompt alone."""
 

@@ -23,6 +23,10 @@ class Direct(Inversion):
     """Direct inversion and its ablations."""
 
     name: ClassVar[str] = "direct"
+    when: ClassVar[str] = (
+        "First choice: exact, without learning, for every editor. Not where the noise itself must be better than "
+        "DDIM's, as for edits that leave the source's layout."
+    )
     strength: float = 1.0
     """Share of the correction that is applied."""
     every: int = 1

@@ -46,6 +46,10 @@ class EditFriendly(Inversion):
     """Stochastic and exact: the source is held on independently noised latents, and the targets share what holds it."""
 
     name: ClassVar[str] = "edit_friendly"
+    when: ClassVar[str] = (
+        "For edits that should vary from seed to seed and still come back exactly; good for colours, materials and "
+        "added concepts. Not where one deterministic answer is wanted."
+    )
     exact: ClassVar[bool] = True
     skip: float = 0.24
     """Share of the run that is skipped at its noisy end; more keeps more of the picture."""

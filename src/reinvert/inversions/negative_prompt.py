@@ -22,6 +22,10 @@ class NegativePrompt(Inversion):
     """NPI: the cheapest repair of DDIM inversion."""
 
     name: ClassVar[str] = "negative_prompt"
+    when: ClassVar[str] = (
+        "Where speed counts: no learning and no null row for the source. Not where the picture must come back "
+        "exactly, or where the edit adds what the source prompt would now suppress."
+    )
     interpolation: float = 0.0
     """How far the null side moves from the source prompt (0) back to the empty prompt (1)."""
 

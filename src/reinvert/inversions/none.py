@@ -19,6 +19,10 @@ class Nothing(Inversion):
     """The clean latents alone; SDEdit, blended latent diffusion and InfEdit begin here."""
 
     name: ClassVar[str] = "none"
+    when: ClassVar[str] = (
+        "With the editors that begin from noise of their own, and to see what the VAE alone loses. Not with any other "
+        "editor: there is no noise to begin from."
+    )
     exact: ClassVar[bool] = True
     finds_noise: ClassVar[bool] = False
 

@@ -29,6 +29,10 @@ class NullText(Inversion):
     """NTI; with `single_branch` the targets keep the plain null prompt (the ablation NT-S)."""
 
     name: ClassVar[str] = "null_text"
+    when: ClassVar[str] = (
+        "Where the null side may learn for a minute per picture and one scale is enough; the learned side also quiets "
+        "the edit. Not for many pictures, nor for several guidance scales."
+    )
     inner: int = 10
     """Most optimisation steps per sampling step."""
     rate: float = 0.01
