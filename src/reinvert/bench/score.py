@@ -193,7 +193,7 @@ class Networks:
         between the layers of its vision half. No value can be compared with a published one.
         """
         where = pick_device(device)
-        folder = BUNDLED / "clip"
+        folder = BUNDLED / "towers"
         needs: tuple[Need, ...] = ("lpips", "structure", "clip")
         try:
             if not folder.is_dir():
