@@ -320,7 +320,7 @@ def test_picturebooks_own_clip_in_all_three_places(tmp_path, monkeypatch) -> Non
     none = Networks.picturebook()
     assert set(none.reasons) == {"lpips", "structure", "clip"}
     assert "not in this installation" in score_all(ITEMS[:1], "strict", none)[0].reasons["lpips_unedit_part"]
-    bare = clip_folder(tmp_path / "clip", tokenizer=False)
+    bare = clip_folder(tmp_path / "towers", tokenizer=False)
     clip_folder(tmp_path / "other")  # its tokenizer is the diffusion model's, if it brings none
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "tokenizer").symlink_to(tmp_path / "other")
