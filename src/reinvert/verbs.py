@@ -428,7 +428,8 @@ def _inverted(
     seed: int,
     watch: Watch | None,
 ) -> Trajectory:
-    stages = method.stages(Source(model, prepared.latents, sources, steps, guidance, seed))
+    pictures = to_tensor(prepared.pictures)
+    stages = method.stages(Source(model, prepared.latents, sources, steps, guidance, seed, pictures))
     while True:
         try:
             progress = next(stages)

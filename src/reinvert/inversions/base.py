@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reinvert.backbones.base import Backbone
 from reinvert.errors import ReinvertError
+from reinvert.hooks import Hooks
 from reinvert.loop import State, Step, walk
 from reinvert.steps import ddim
 from reinvert.text import Speech
@@ -34,7 +35,7 @@ class Source:
     """What is to be inverted: clean latents x0 [case, channel, h, w] with one prompt per case.
 
     `guidance` is the scale of the edit to come, for methods that fit something to it; `seed` feeds the methods that
-    draw noise.
+    draw noise. `pictures` [case, 3, H, W] in -1..1 is what was encoded, for methods that look at it (None: decode x0).
     """
 
     model: Backbone
@@ -43,6 +44,7 @@ class Source:
     steps: int = 50
     guidance: float = 7.5
     seed: int = 0
+    pictures: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.x0):
@@ -131,13 +133,15 @@ def climb(
     step: Step = ddim,
     times: Sequence[int] = (),
     who: str = "DDIM inversion",
+    hooks: Hooks | None = None,
 ) -> Generator[Progress, None, Tensor]:
     """DDIM inversion: the path [N + 1, case, channel, h, w] from clean (0) to noise (N).
 
         z_{k+1} = signal(k+1) clean_k + noise(k+1) eps(z_k, t_{k+1}, text)
 
     The network is asked at the upper time with the lower latent. At guidance 1 only the text side is evaluated, at 0
-    only the null side. `step` is another way up, `times` (from noise to clean) another grid than the model's.
+    only the null side. `step` is another way up, `times` (from noise to clean) another grid than the model's; `hooks`
+    may watch.
     """
     model = source.model
     path, grid = [source.x0], tuple(times) or model.times(source.steps)
@@ -148,6 +152,7 @@ def climb(
         spoken(model, source.prompts),
         guidance=(guidance,),
         step=step,
+        hooks=hooks,
         who=who,
     )
     for moment, state in walked:

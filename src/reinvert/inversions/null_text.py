@@ -10,18 +10,22 @@ evaluated once a step and reused after the fit, and every case of a batch stops 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from reinvert.backbones.base import Tally
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source, climb
 from reinvert.level import Moment, Split
 from reinvert.loop import Predictor, State, walk
 from reinvert.text import Side, Text
 from reinvert.trajectory import spoken
+
+LIFT = 2.0**14
+"""Losses are multiplied by this before their gradients are taken, and the gradients divided: exact, being a power of 2."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,13 @@ class NullText(Inversion):
             source, path, null=null, null_for_targets=not self.single_branch, guidance=source.guidance
         )
 
-    def fit(self, source: Source, path: Tensor) -> Generator[Progress, None, tuple[Tensor, Tensor]]:
-        """Walk down `path` [N + 1, case, ...], learning; the generator's value is the null embeddings
-        [N, case, token, dim] and the path that they lead along, shaped and ordered like `path`."""
+    def fit(
+        self, source: Source, path: Tensor, side: Side = Side.NULL
+    ) -> Generator[Progress, None, tuple[Tensor, Tensor]]:
+        """Walk down `path` [N + 1, case, ...], learning; the generator's value is the embeddings [N, case, token, dim]
+        of the null side (or of the source's text side) and the path they lead along, shaped and ordered like `path`."""
         model, speech = source.model, spoken(source.model, source.prompts)
-        fitting = _Fit(self, path, source.guidance, speech.empty.keys.clone(), len(source.prompts))
+        fitting = _Fit(self, path, source.guidance, speech.side(side, 0, 0).keys.clone(), side)
         walked = walk(
             model,
             model.times(source.steps),
@@ -69,7 +75,7 @@ class NullText(Inversion):
             speech,
             guidance=(source.guidance,),
             step=fitting,
-            who="null-text inversion",
+            who="null-text inversion" if side is Side.NULL else "text-embedding inversion",
         )
         followed = [path[-1]]
         for moment, state in walked:
@@ -80,48 +86,91 @@ class NullText(Inversion):
 
 @dataclass
 class _Fit:
-    """The `Step` that learns before it moves. `phi` is carried on as the next step's start."""
+    """The `Step` that learns before it moves. `phi` [case, token, dim], what is said in `side`, is carried on as the
+    next step's start."""
 
     method: NullText
     path: Tensor
     guidance: float
     phi: Tensor
-    cases: int
-    learned: list[Tensor] = field(default_factory=list)
+    side: Side
+    learned: list[Tensor] = field(default_factory=list[Tensor])
 
     def __call__(self, state: State, predict: Predictor, moment: Moment) -> State:
-        x = state.x[0]
+        x, heard = state.x[0], self.guidance if self.side is Side.TEXT else 1 - self.guidance
         with torch.no_grad():
-            text = predict.plain(x, predict.speech.side(Side.TEXT, 0, moment.index), moment)
-        if self.guidance != 1 and self.method.inner > 0:
-            self._learn(x, text, predict, moment)
+            # The side that is not learned; at some scales only one of the two is heard.
+            known = None
+            if heard != 1:
+                known = predict.plain(x, predict.speech.side(Side(1 - self.side), 0, moment.index), moment)
+        if heard != 0 and self.method.inner > 0:
+            self._learn(x, known, predict, moment)
         self.learned.append(self.phi.clone())
         with torch.no_grad():
-            null = predict.plain(x, Text(self.phi), moment) if self.guidance != 1 else text
-            noise = null + self.guidance * (text - null)
+            noise = known if heard == 0 else predict.plain(x, Text(self.phi), moment)
+            assert noise is not None
+            noise = self._guided(noise, known)
             return replace(state, latents=(Split.of(x, noise, moment.level).at(moment.next_level)[None],))
 
-    def _learn(self, x: Tensor, text: Tensor, predict: Predictor, moment: Moment) -> None:
+    def _guided(self, learned: Tensor, known: Tensor | None) -> Tensor:
+        if known is None:
+            return learned
+        null, text = (known, learned) if self.side is Side.TEXT else (learned, known)
+        return null + self.guidance * (text - null)
+
+    def _learn(self, x: Tensor, known: Tensor | None, predict: Predictor, moment: Moment) -> None:
         s, method = moment.index, self.method
         goal = self.path[moment.steps - 1 - s]
-        phis = [self.phi[i].clone().requires_grad_() for i in range(self.cases)]
-        rate = method.rate * (1 - method.rate_decay * s)
-        optimizers = [torch.optim.Adam([phi], lr=rate) for phi in phis]
-        active = list(range(self.cases))
-        for _ in range(method.inner):
-            with torch.enable_grad():
-                null = predict.plain(x[active], Text(torch.stack([phis[i] for i in active])), moment)
-                noise = null + self.guidance * (text[active] - null)
-                reached = Split.of(x[active], noise, moment.level).at(moment.next_level)
-                losses = (reached - goal[active]).square().flatten(1).mean(1)
-                gradients = torch.autograd.grad(losses.sum(), [phis[i] for i in active])
-            predict.model.tally.backwards += len(active)
-            for i, gradient in zip(active, gradients, strict=True):
-                phis[i].grad = gradient
-                optimizers[i].step()
-            # The authors test the loss of before the step, so at least one step is always taken.
-            threshold = method.early_stop + method.early_stop_slope * s
-            active = [i for i, loss in zip(active, losses.tolist(), strict=True) if not loss < threshold]
-            if not active:
-                break
+        phis = [phi.clone().requires_grad_() for phi in self.phi]
+
+        def losses(active: list[int]) -> Tensor:
+            said = Text(torch.stack([phis[i] for i in active]))
+            noise = self._guided(predict.plain(x[active], said, moment), None if known is None else known[active])
+            reached = Split.of(x[active], noise, moment.level).at(moment.next_level)
+            return (reached - goal[active]).square().flatten(1).mean(1)
+
+        descend(
+            [[phi] for phi in phis],
+            losses,
+            most=method.inner,
+            rate=method.rate * (1 - method.rate_decay * s),
+            enough=method.early_stop + method.early_stop_slope * s,
+            tally=predict.model.tally,
+        )
         self.phi = torch.stack([phi.detach() for phi in phis])
+
+
+def descend(
+    parameters: Sequence[Sequence[Tensor]],
+    losses: Callable[[list[int]], Tensor],
+    *,
+    most: int,
+    rate: float,
+    enough: float,
+    tally: Tally,
+) -> None:
+    """Let every case of a batch learn its own parameters (leaves, one list per case), in place, by Adam.
+
+    `losses` tells the loss of each of the cases it is given, by a batch of one network row per case. A case stops after
+    `most` steps, or after the first whose loss was below `enough`: the authors test the loss of before the step, so at
+    least one is always taken.
+    """
+    optimizers = [torch.optim.Adam(list(own), lr=rate) for own in parameters]
+    active = list(range(len(parameters)))
+    for _ in range(most):
+        with torch.enable_grad():
+            now = losses(active)
+            wanted = [parameter for i in active for parameter in parameters[i]]
+            # A network in half precision loses the gradient of a mean to underflow (nearly all of it, measured).
+            gradients = iter(torch.autograd.grad(now.sum() * LIFT, wanted))
+        tally.backwards += len(active)
+        for i in active:
+            for parameter in parameters[i]:
+                parameter.grad = next(gradients) / LIFT
+            optimizers[i].step()
+        active = [i for i, loss in zip(active, now.tolist(), strict=True) if not loss < enough]
+        if not active:
+            break
+
+
+__all__ = ["NullText", "descend"]
