@@ -173,6 +173,15 @@ def test_the_published_replacement_tail_is_an_argument(tiny64, clean) -> None:
     assert gap(correct.latents, published.latents) > 1e-3
 
 
+def test_windows_are_shares_of_the_steps_walked_or_of_the_whole_grid(parity_model) -> None:
+    """38 of 50 steps: int(0.4 * 39) and int(0.6 * 38), or as published int(0.4 * 51) and int(0.6 * 50)."""
+    case = Case(parity_model, (SOURCE,), ((TARGET,),), 38, torch.zeros(39, 1, 4, 64, 64), grid_steps=50)
+    for windows, (cross, own) in {"walked": (15, 22), "grid": (20, 30)}.items():
+        hooks = P2P(kind="replace", windows=windows).bind(case)
+        assert [hooks.touches("cross", moment(i, 38)) for i in range(38)] == [i < cross for i in range(38)]
+        assert [hooks.touches("self", moment(i, 38)) for i in range(38)] == [i < own for i in range(38)]
+
+
 # --- on fixed maps -------------------------------------------------------------------------------------------
 
 

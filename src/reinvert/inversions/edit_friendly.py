@@ -56,7 +56,7 @@ class EditFriendly(Inversion):
     source_guidance: float = 1.0
     """Guidance scale of the source, in the inversion and in the edit (the authors' own runs: 3.5)."""
     form: Literal["anchor", "stored"] = "anchor"
-    """anchor: all network work is the edit's. stored: the shifts are found once; cheaper from the second edit on."""
+    """anchor: all network work is the edit's. stored: the shifts are found once, which pays over several edits."""
     solver: Literal["ddpm", "dpm"] = "ddpm"
     """dpm: SDE-DPM-Solver++ of second order, as LEDITS++ uses it."""
     compat: Literal["correct", "published"] = "correct"
