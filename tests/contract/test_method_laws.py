@@ -32,7 +32,11 @@ GIVEN: dict[str, dict] = {
     "local_blend": {"source_words": ("cat",), "target_words": ("dog",), "threshold": 0.7},
     "diffedit": {"strength": 1.0, "maps": 2},
 }
-GIVEN_THE_SOURCE = {**GIVEN, "local_blend": {**GIVEN["local_blend"], "target_words": ("cat",)}}
+GIVEN_THE_SOURCE = {
+    **GIVEN,
+    "local_blend": {**GIVEN["local_blend"], "target_words": ("cat",)},
+    "infedit": {"source_guidance": 7.5},  # equal scales are part of the law
+}
 """What an editor cannot do without, or what makes it comparable with a whole walk; on the tiny model's flat maps a
 threshold of 0.7 takes a part of the picture."""
 
@@ -154,6 +158,7 @@ def editor(name: str, words=GIVEN):
 
 
 NOT_THE_SAME = {
+    "ledits": "its base is the unguided source; on a source under guidance the two scales differ",
     "sdedit": "it renders the noised picture freely; nothing ties it to the source",
     "blended_latent": "the same inside its mask",
 }
