@@ -105,11 +105,14 @@ class Predictor:
 
     def _rows(self, moment: Moment, branches: tuple[int, ...] | None) -> tuple[list[Row], dict[Row, Row]]:
         """The rows something reads, and which of them are answered by another row; those of some branches only."""
-        wanted, ruled = {Row(side, 0) for side in self.hooks.reads(moment)}, self.hooks.guides()
+        wanted, ruled = set[Row](), self.hooks.guides()
         for branch in self.live:
             scale = self.guidance[branch]
             wanted |= {Row(Side.TEXT, branch)} if scale != 0 or ruled else set()
             wanted |= {Row(Side.NULL, branch)} if scale != 1 or ruled else set()
+        # A rule mixes branches, never sides: what it reads of the source matters where a target has that side.
+        sides = {row.side for row in wanted if row.branch > 0}
+        wanted |= {Row(side, 0) for side in self.hooks.reads(moment) if side in sides}
         if branches is not None:
             # Asked for by name: the text side of a branch, whether or not it is live.
             wanted = {row for row in wanted if row.branch in branches} | {Row(Side.TEXT, b) for b in branches}

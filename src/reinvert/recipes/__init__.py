@@ -83,7 +83,8 @@ class Recipe:
     @property
     def inversion_key(self) -> str:
         """What the inversion depends on: recipes with equal keys share one inversion of a case."""
-        told: dict[str, Any] = {"inversion": self.inversion, "steps": self.steps, "seed": self.seed, "source": self.case.source}
+        told: dict[str, Any] = {"inversion": self.inversion, "steps": self.steps, "seed": self.seed}
+        told["source"] = self.case.source
         if self.inversion_method().fits_guidance:
             told["guidance"] = self.guidance
         return json.dumps(told, sort_keys=True)
