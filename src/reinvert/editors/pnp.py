@@ -1,0 +1,123 @@
+"""Plug-and-Play: the source's features and self-attention pattern make the structure, the prompt the appearance.
+
+    h_T = h_S                            one decoder ResNet's second convolution, for the first `features` of the run
+    out_T = softmax(Q_S K_S^T) V_T       decoder self-attention but the first, for the first `attention` of the run
+
+Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation, 2023, arXiv 2211.12572. Both sides of the
+target are ruled; the source hears nothing, the target's null side a negative prompt. Differs from the authors' code:
+the source is not asked once no injection is active. `compat="published"` is PnPInversion's row with DDIM inversion:
+there the source's latents are those of a render of the inverted noise, each one step too clean for the time it is
+processed at, and the target begins from one of them; with an anchored source it is the aligned form, as that row is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from reinvert.editors.base import Case, Editor
+from reinvert.errors import ReinvertError
+from reinvert.hooks import Attend, Hooks, Kind, Layer, Site, sdpa
+from reinvert.level import Moment
+from reinvert.text import Side, Speech, said_to
+from reinvert.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class PnP(Editor):
+    """Feature and attention injection."""
+
+    name: ClassVar[str] = "pnp"
+    when: ClassVar[str] = (
+        "For another style or material on the same structure. Not for changes of shape, pose or place: the structure "
+        "is what it copies."
+    )
+    needs_guidance: ClassVar[bool] = True
+    features: float = 0.8
+    """Share of the run in which the decoder's features are the source's."""
+    attention: float = 0.5
+    """Share of the run in which the decoder's self-attention has the source's queries and keys."""
+    negative: str = "ugly, blurry, black, low res, unrealistic"
+    """What the targets' null side hears."""
+    source_says: Literal["nothing", "prompt"] = "nothing"
+    """What the source hears at the edit: nothing, as published, or its prompt."""
+    layer: str = ""
+    """Module whose output is the feature; empty: the second convolution of the second ResNet of the decoder's first
+    block with attention."""
+    compat: Literal["correct", "published"] = "correct"
+    """published: with a source that no anchor holds, its latents are one step ahead of their time."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.features <= 1 and 0 <= self.attention <= 1):
+            raise ReinvertError("features and attention are shares between 0 and 1")
+
+    def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
+        if self.compat == "correct" or trajectory.pulled is not None:
+            return trajectory
+        if trajectory.kept or trajectory.times:
+            raise ReinvertError(f"the published Plug-and-Play row has DDIM inversion, not {trajectory.inversion}")
+        # The source's guidance is 1 in that render; its latents after each step stand in for those before it.
+        rendered = [state.x[0] for _, state in replace(trajectory, source_guidance=1.0).walk(case.model)]
+        path = torch.stack([trajectory.path[0].to(rendered[0]), *reversed(rendered)])
+        return replace(trajectory, path=path, pulled={"strength": 1.0, "every": 1, "carry": "none"})
+
+    def bind(self, case: Case) -> Hooks:
+        steps, layers = case.steps, case.model.layers()
+        chosen = self.layer or feature_of(layers)
+        own = [layer for layer in layers if layer.part == "up" and layer.name.endswith("attn1")]
+        return _PnPHooks(
+            self, case, chosen, frozenset(layer.name for layer in own[1:]), int(steps * self.features),
+            int(steps * self.attention),
+        )  # fmt: skip
+
+
+def feature_of(layers: Sequence[Layer]) -> str:
+    """The module that is injected, by the names that diffusers gives: the ResNet before the decoder's second attention
+    (in Stable Diffusion up_blocks.1.resnets.1), or before its first if that block has no second."""
+    names = [layer.name for layer in layers if layer.part == "up" and ".attentions." in layer.name]
+    blocks = [name.split(".attentions.") for name in names]
+    if not blocks:
+        raise ReinvertError("this model has no attention in its decoder; name the module to inject with `layer`")
+    first = blocks[0][0]
+    numbers = sorted({int(rest.split(".")[0]) for block, rest in blocks if block == first})
+    return f"{first}.resnets.{numbers[min(1, len(numbers) - 1)]}.conv2"
+
+
+class _PnPHooks(Hooks):
+    def __init__(
+        self, method: PnP, case: Case, chosen: str, ruled: frozenset[str], features: int, attention: int
+    ) -> None:
+        self.method, self.case = method, case
+        self.chosen, self.ruled, self.until_features, self.until_attention = chosen, ruled, features, attention
+
+    def text(self, speech: Speech) -> Speech:
+        said = self.case.model.encode_text([self.method.negative])
+        negative = replace(said, keys=said.keys.expand(len(self.case.sources), -1, -1))
+        speech = replace(speech, negative=negative)
+        return speech if self.method.source_says == "prompt" else said_to(speech, 0, speech.empty)
+
+    def reads(self, moment: Moment) -> Collection[Side]:
+        return tuple(Side) if moment.index < max(self.until_features, self.until_attention) else ()
+
+    def touches(self, kind: Kind, moment: Moment) -> bool:
+        return kind == "self" and moment.index < self.until_attention
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+        acts = site.kind == "self" and site.moment.index < self.until_attention and site.layer.name in self.ruled
+        if not acts or len(site.branches) < 2:
+            return inner(q, k, v, site)
+        source = torch.zeros(len(q), dtype=torch.long, device=q.device)
+        return inner(q[source], k[source], v, site)
+
+    def features(self) -> Collection[str]:
+        return (self.chosen,)
+
+    def feature(self, h: Tensor, name: str, side: Side, branches: Sequence[int], moment: Moment) -> Tensor:
+        if name != self.chosen or moment.index >= self.until_features or len(branches) < 2:
+            return h
+        return h[:1].expand_as(h)
+
