@@ -29,6 +29,8 @@ from reinvert.backbones.base import Tally
 from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edits
 from reinvert.picturebook.evaluate import machine, psnr, round_trip
 
+SHORTER: dict[str, dict[str, Any]] = {"style_diffusion": {"budget": 20}}
+"""Arguments that shorten what would take most of the time; told in the document."""
 DOCUMENT = Path(__file__).parent.parent / "docs" / "pairs.md"
 
 
@@ -85,6 +87,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inversions", nargs="+", help="only these [all]")
     parser.add_argument("--share", default="0/1", help="this process's part of the inversions, as 0/2 and 1/2")
     parser.add_argument("--out", type=Path, default=Path("out/pairs"))
     parser.add_argument("--write", action="store_true", help="write docs/pairs.md from what is in OUT, run nothing")
@@ -99,7 +102,7 @@ def main() -> None:
     edits = sample_edits(args.count, seed=args.seed, unseen=True)
     share, shares = map(int, args.share.split("/"))
     matrix = pairs.matrix()
-    for name in list(matrix)[share::shares]:
+    for name in (args.inversions or list(matrix))[share::shares]:
         legal = [editor for editor, why in matrix[name].items() if why is None]
         left = [editor for editor in legal if not file_of(args, name, editor).exists()]
         if not left:
@@ -108,9 +111,13 @@ def main() -> None:
         for part in batches(edits, args.batch):
             started, tally = time.perf_counter(), model.tally.copy()
             trajectory = reinvert.invert(
-                model, [edit.picture(model.image_size) for edit in part], [edit.source_prompt for edit in part],
-                inversion=name, steps=args.steps, guidance=args.guidance,
-            )  # fmt: skip
+                model,
+                [edit.picture(model.image_size) for edit in part],
+                [edit.source_prompt for edit in part],
+                inversion=registry.make("inversions", name, SHORTER.get(name)),
+                steps=args.steps,
+                guidance=args.guidance,
+            )
             spent = model.tally.since(tally)
             trajectories.append((part, trajectory, time.perf_counter() - started, spent))
         print(f"{name}: inverted {len(edits)}", flush=True)

@@ -62,7 +62,7 @@ class DiffEdit(Editor):
 
     def refuses(self, inversion: Inversion) -> str | None:
         if not inversion.can_begin_later and self.strength < 1:
-            return f"diffedit begins after the start of the run, which {inversion.name} cannot; set its strength to 1"
+            return "diffedit begins inside the run, but this inversion only at its start; set diffedit's strength to 1"
         return None
 
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
