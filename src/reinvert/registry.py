@@ -1,7 +1,8 @@
 """Finds methods by name: the file name is the name. Nothing is imported until it is asked for.
 
-Methods of other packages join through the entry-point groups `reinvert.inversions` and `reinvert.editors`. A method's
-dataclass fields are its schema: CLI flags, UI widgets and report columns are made from it.
+Methods of other packages join through the entry-point groups `reinvert.inversions`, `reinvert.editors` and
+`reinvert.trained`. A method's dataclass fields are its schema: CLI flags, UI widgets and report columns are made from
+it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from typing import Any, Literal, cast
 from reinvert.editors.base import Editor
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion
+from reinvert.trained.base import Trained
 
-Group = Literal["inversions", "editors"]
-_BASES: dict[Group, type] = {"inversions": Inversion, "editors": Editor}
+Group = Literal["inversions", "editors", "trained"]
+_BASES: dict[Group, type] = {"inversions": Inversion, "editors": Editor, "trained": Trained}
 
 # "Title, year, arXiv id" at the start of a sentence.
 _PAPER = re.compile(
@@ -70,7 +72,8 @@ def find(group: Group, name: str) -> type[Any]:
     if name not in _own(group):
         known = names(group)
         near = difflib.get_close_matches(name, known, 3, 0.4) or list(known)
-        raise ReinvertError(f"there is no {group.removesuffix('s')} {name!r}; did you mean {' or '.join(near)}?")
+        kind = "trained editor" if group == "trained" else group.removesuffix("s")
+        raise ReinvertError(f"there is no {kind} {name!r}; did you mean {' or '.join(near)}?")
     module = import_module(f"reinvert.{group}.{name}")
     base = _BASES[group]
     found = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]

@@ -7,7 +7,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from reinvert import pairs, recipes, registry
 from reinvert.cli.flags import GROUPS, flag_of
@@ -17,6 +17,8 @@ from reinvert.recipes import Recipe
 from reinvert.registry import Group, Method
 
 WIDEST = 100
+LISTED: Final[tuple[Group, ...]] = (*GROUPS, "trained")
+TITLES: Final[Mapping[Group, str]] = {"inversions": "inversions", "editors": "editors", "trained": "trained editors"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,18 +45,18 @@ def run(args: argparse.Namespace) -> int:
     elif args.name:
         print("\n\n".join(_page(method) for method in found))
     else:
-        print("\n\n".join(_list(group, [m for m in found if m.group == group]) for group in GROUPS))
+        print("\n\n".join(_list(group, [m for m in found if m.group == group]) for group in LISTED))
         print("\nreinvert methods NAME shows a method's arguments; editors join with +, as in p2p+proximal.")
     return 0
 
 
 def described(name: str | None = None) -> list[Method]:
     """All methods, or those called `name`."""
-    known = [known for group in GROUPS for known in registry.names(group)]
+    known = [known for group in LISTED for known in registry.names(group)]
     if name is not None and name not in known:
         raise ReinvertError(f"there is no method {name!r}; there are {', '.join(known)}")
     return [
-        registry.describe(group, known) for group in GROUPS for known in registry.names(group) if name in (None, known)
+        registry.describe(group, known) for group in LISTED for known in registry.names(group) if name in (None, known)
     ]
 
 
@@ -84,7 +86,7 @@ def _values(method: Method) -> dict[str, Any]:
 def _list(group: Group, methods: Iterable[Method]) -> str:
     shown = list(methods)
     width = max(len(method.name) for method in shown) + 2
-    lines = [group]
+    lines = [TITLES[group]]
     for method in shown:
         told = [method.sentence, f"needs {method.needs}; {'; '.join(method.papers)}".rstrip("; ")]
         block = [line for text in told for line in _wrapped(text, width + 2)]
@@ -93,7 +95,7 @@ def _list(group: Group, methods: Iterable[Method]) -> str:
 
 
 def _page(method: Method) -> str:
-    lines = [f"{method.name}, one of the {method.group}", *_wrapped(method.sentence, 2)]
+    lines = [f"{method.name}, one of the {TITLES[method.group]}", *_wrapped(method.sentence, 2)]
     lines += _wrapped(f"needs {method.needs}", 2)
     lines += _wrapped(method.when, 2) if method.when else []
     lines += [line for paper in method.papers for line in _wrapped(paper, 2)]

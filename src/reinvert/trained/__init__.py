@@ -1,0 +1,1 @@
+"""Trained editors (networks that learned to edit): one file, one public class each; file name = registry name."""
