@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
 
 import reinvert
 from reinvert.backbones.stable_diffusion import StableDiffusion
@@ -98,6 +98,22 @@ def build_tiny(folder: Path, prediction: str = "epsilon", seed: int = 0) -> Path
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_tower(folder: Path) -> Path:
+    """A CLIP vision tower of 16-pixel pictures and 17 tokens, of another width than the tiny models' text."""
+    torch.manual_seed(0)
+    CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=4,
+        )
     ).save_pretrained(folder)
     return folder
 
