@@ -29,7 +29,7 @@ from reinvert.backbones.base import Tally
 from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edits
 from reinvert.picturebook.evaluate import machine, psnr, round_trip
 
-SHORTER: dict[str, dict[str, Any]] = {"style_diffusion": {"budget": 20}}
+SHORTER: dict[str, dict[str, Any]] = {"style_diffusion": {"inner": 20}}
 """Arguments that shorten what would take most of the time; told in the document."""
 DOCUMENT = Path(__file__).parent.parent / "docs" / "pairs.md"
 
