@@ -42,6 +42,7 @@ COMMANDS = {
         Command("edit", "edit a picture with words"),
         Command("invert", "invert a picture once, to edit it many times"),
         Command("reconstruct", "invert a picture and render it again, to see what is lost"),
+        Command("instruct", "edit by an instruction, with a network trained for that"),
         Command("methods", "the inversions and editors there are, and what they need"),
         Command("draw", "draw a picturebook scene, to have a picture to edit"),
         Command("demo", "draw a scene, edit it several ways, and lay out the results"),

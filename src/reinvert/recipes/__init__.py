@@ -94,6 +94,12 @@ class Recipe:
         given = {key: value for key, value in self.inversion.items() if key != "name"}
         return registry.make("inversions", self.inversion["name"], given)
 
+    @property
+    def trained_arguments(self) -> dict[str, Any]:
+        """The settings of a trained editor; its steps and its model are the recipe's."""
+        own = {key: value for key, value in self.trained.items() if key != "name"}
+        return {"model": self.model, "steps": self.steps, **own}
+
     def editor_methods(self, blended: bool = True) -> tuple[Editor, ...]:
         """The editors in order; without blend words there is no local_blend."""
         wanted = {n: a for n, a in self.editors.items() if n != "local_blend" or blended or not self.case.blend}
@@ -102,7 +108,7 @@ class Recipe:
     def check(self) -> None:
         """Raise `ReinvertError` unless its methods exist, take their arguments and go together."""
         if self.trained:
-            registry.make("trained", self.trained["name"], {k: v for k, v in self.trained.items() if k != "name"})
+            registry.make("trained", self.trained["name"], self.trained_arguments)
             return
         check_pair(self.inversion_method(), self.editor_methods(), masked=self.case.mask, guidance=self.guidance)
 
