@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def test_every_method_has_its_page_and_says_when_to_use_it(group, name) -> None:
     page = (DOCS / "methods" / f"{name}.md").read_text()
     assert method.sentence in page
     assert method.when in page
+
+
+def test_every_methods_paper_is_cited() -> None:
+    cited = (DOCS.parent / "CITATION.cff").read_text()
+    for group in ("inversions", "editors", "trained"):
+        for name in registry.names(group):
+            for paper in registry.describe(group, name).papers:
+                (number,) = re.findall(r"arXiv (\d{4}\.\d{4,5})", paper)
+                assert f"arXiv:{number}" in cited, paper
 
 
 @pytest.mark.parametrize("name", recipes.names())
