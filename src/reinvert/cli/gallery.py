@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -15,11 +16,11 @@ from reinvert import registry, verbs
 from reinvert.backbones import Backbone
 from reinvert.cli.common import add_model_options, load_model, tell
 from reinvert.cli.demo import GUIDANCE
-from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, write_picture
+from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, sidecar_of, write_picture
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.values import number, whole
 from reinvert.errors import ReinvertError
-from reinvert.image import contact_sheet
+from reinvert.image import contact_sheet, open_image
 from reinvert.inversions.base import Inversion
 from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edit
 
@@ -92,6 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=number, default=GUIDANCE, metavar="X", help=f"guidance scale [{GUIDANCE:g}]")
     parser.add_argument("--seed", type=whole, default=0, metavar="N", help="which edits [0]")
     parser.add_argument("--cell", type=whole, default=128, metavar="PIXELS", help="side of a picture [128]")
+    parser.add_argument("--cells", metavar="FOLDER", help="keep every picture there, and take those that are there")
     parser.add_argument("-o", "--output", metavar="FILE", default="gallery.png", help="[gallery.png]")
     add_model_options(parser)
 
@@ -106,13 +108,12 @@ def run(args: argparse.Namespace) -> int:
         [edit.truth(model.image_size)[0] for edit in edits],
     ]
     told: list[dict[str, Any]] = []
+    about = {"device": device_name(model.device), **provenance(args)}
     with progress_bar(args.quiet) as watch:
         for row in wanted:
-            results = list(_row(model, row, edits, args.steps, args.guidance, watch))
-            sheet.append([result.image for result in results])
-            told.append(
-                {"method": row.method, "settings": results[0].settings, "forwards": [r.forwards for r in results]}
-            )
+            cells = [_cell(model, row, index, edit, args, about, watch) for index, edit in enumerate(edits)]
+            sheet.append([picture for picture, _ in cells])
+            told.append({"method": row.method, "cells": [record for _, record in cells]})
     picture = contact_sheet(
         sheet,
         column_titles=[f"{edit.type_name.replace('_', ' ')}: {_short(edit)}" for edit in edits],
@@ -120,17 +121,34 @@ def run(args: argparse.Namespace) -> int:
         cell=args.cell,
     )
     prompts = [{"source": edit.source_prompt, "target": edit.target_prompt} for edit in edits]
-    about = {"edits": prompts, "rows": told, "device": device_name(model.device), **provenance(args)}
-    write_picture(picture, output, about)
+    write_picture(picture, output, {"edits": prompts, "rows": told, **about})
     tell([output])
     return 0
 
 
-def _row(
-    model: Backbone, row: Row, edits: Sequence[Edit], steps: int, guidance: float, watch: verbs.Watch
-) -> Iterator[verbs.Result]:
-    for edit in edits:
-        yield made(model, row, edit, steps=steps, guidance=guidance, watch=watch)
+def _cell(
+    model: Backbone,
+    row: Row,
+    index: int,
+    edit: Edit,
+    args: argparse.Namespace,
+    about: Mapping[str, Any],
+    watch: verbs.Watch,
+) -> tuple[Image.Image, dict[str, Any]]:
+    """One picture with what it cost; read back where it was kept under the same settings."""
+    asked = {"row": row.title, "prompts": [edit.source_prompt, edit.target_prompt], "model": model.name}
+    asked |= {"steps": args.steps, "guidance": args.guidance}
+    path = None if args.cells is None else Path(args.cells) / f"{row.method}-{index}.png"
+    if path is not None and path.is_file():
+        record: dict[str, Any] = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
+        if record["asked"] == asked:
+            return open_image(path), {name: record[name] for name in ("settings", "forwards", "seconds")}
+    result = made(model, row, edit, steps=args.steps, guidance=args.guidance, watch=watch)
+    spent = {"settings": result.settings, "forwards": result.forwards, "seconds": result.seconds}
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(result.image, path, {"asked": asked, **spent, **about})
+    return result.image, spent
 
 
 def _short(edit: Edit) -> str:
