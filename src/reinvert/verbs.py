@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from reinvert.trajectory import Trajectory
 
 Picture = Image.Image
 Picturelike = Picture | str | Path
+Pictures = list[Picture] | list[str] | list[Path] | list[Picturelike] | tuple[Picturelike, ...]
 Watch = Callable[[Progress], None]
 DEFAULT_STEPS = 50
 EditorLike = str | Editor | Sequence["str | Editor"]
@@ -100,6 +101,12 @@ def invert(
     return _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
 
 
+@overload
+def edit(model: Backbone, image: Picturelike, *, target: str | Sequence[str], **options: Any) -> Result: ...
+@overload
+def edit(model: Backbone, image: Pictures, *, target: str | Sequence[str], **options: Any) -> list[Result]: ...
+@overload
+def edit(model: Backbone, image: Trajectory, *, target: str | Sequence[str], **options: Any) -> Any: ...
 def edit(
     model: Backbone,
     image: Picturelike | Sequence[Picturelike] | Trajectory,
@@ -118,7 +125,8 @@ def edit(
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Any:
-    """Edit a picture with words; returns a `Result`, or a list of them for a list of pictures.
+    """Edit a picture with words; returns a `Result`, or a list of them for a list of pictures (for a trajectory, by the
+    number of its cases).
 
     `image` is a picture (PIL, or a path), a list of pictures, or a `Trajectory` (then source, inversion and steps are
     the trajectory's). For one picture `target` may be a list: several edits that share the inversion. For a list of
@@ -183,6 +191,12 @@ def edit(
     return results[0] if single else results
 
 
+@overload
+def reconstruct(model: Backbone, image: Picturelike, source: str, **options: Any) -> Result: ...
+@overload
+def reconstruct(model: Backbone, image: Pictures, source: Sequence[str], **options: Any) -> list[Result]: ...
+@overload
+def reconstruct(model: Backbone, image: Trajectory, source: str | None = None, **options: Any) -> Any: ...
 def reconstruct(
     model: Backbone,
     image: Picturelike | Sequence[Picturelike] | Trajectory,
