@@ -1,0 +1,436 @@
+"""Scores a run: the columns of `bench.score` for every record, appended to a file of its own for each mode.
+
+A run folder holds the runner's records and pictures; what is added here is `scores-compat.jsonl` and
+`scores-strict.jsonl`, one line per record. A line tells its set-up (mode, networks with their digests, JPEG, versions
+of the evaluator's libraries, reinvert's version): lines of different set-ups never meet in a table. A line is written
+once its batch is computed, so that a killed scoring goes on where it was; a torn last line is ignored and computed
+again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Final, Literal, cast, get_args
+
+from PIL import Image
+
+from reinvert import __version__
+from reinvert.bench.case import TYPES, EditCase
+from reinvert.bench.score import COLUMNS, CURRENT, Comparison, Libraries, Networks, Scores, column, score_all
+from reinvert.errors import ReinvertError
+from reinvert.image import Picture, fit_mask, open_image, plan_fit
+from reinvert.metrics.base import Mode
+
+Task = Literal["edit", "reconstruct"]
+COPY, ROUND_TRIP, TRUE_EDIT = "copy", "vae", "true-edit"
+"""The rows that are always there: the unedited source, the VAE's round trip, and the true edit where there is one."""
+
+BESIDE_ROUND_TRIP: Final = "_round_trip"
+"""What the name of a column ends in that compares with the VAE's round trip instead of the picture."""
+RECONSTRUCTION = ("mse", "psnr", "ssim", "lpips", "structure_distance")
+"""The columns of the reconstruction task, each against the picture and against the VAE's round trip."""
+
+
+# --- records -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A record of the run as scores and reports read it: one recipe on one case."""
+
+    key: str
+    case: str
+    kind: str
+    """The type of the edit."""
+    row: str
+    """The recipe's name; in the reconstruction task with what is told and the guidance."""
+    task: Task = "edit"
+    picture: Path | None = None
+    """The result; None where the cell failed."""
+    failure: str = ""
+    seconds: float | None = None
+    forwards: float | None = None
+    backwards: float | None = None
+    memory: float | None = None
+    """Peak memory in bytes."""
+    masked: bool = False
+    """Whether the method was told the true mask."""
+    blended: bool = False
+    """Whether it was told the blend words."""
+    attempts: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: its cells by key, and what it says of its data."""
+
+    folder: Path
+    cells: Mapping[str, Cell]
+    data: str = ""
+
+    def of(self, task: Task) -> list[Cell]:
+        return [cell for cell in self.cells.values() if cell.task == task]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(task for task in get_args(Task) if self.of(task))
+
+
+def open_run(folder: str | os.PathLike[str]) -> Run:
+    """Read a run folder. Raises `ReinvertError` where there are no records."""
+    place = Path(folder)
+    if not place.is_dir():
+        raise ReinvertError(f"{place} is no folder; name the --out of a `reinvert bench run`")
+    cells: dict[str, Cell] = {}
+    for path in sorted(place.rglob("records*.jsonl")):
+        for told in read_lines(path):
+            cell = _cell(place, told)
+            if cell.key not in cells or cell.picture is not None:  # a success after a failure replaces it
+                cells[cell.key] = cell
+    if not cells:
+        raise ReinvertError(f"{place} holds no records; fill it with `reinvert bench run --out {place}`")
+    return Run(place, dict(sorted(cells.items(), key=lambda item: (item[1].case, item[1].row))), _data(place))
+
+
+def _cell(folder: Path, told: Mapping[str, Any]) -> Cell:
+    """The only place that knows how the runner writes a record."""
+    recipe: Any = told.get("recipe", "")
+    named: Mapping[str, Any] = cast(Any, recipe) if isinstance(recipe, dict) else {"name": recipe}
+    settings: Mapping[str, Any] = told.get("settings") or named.get("settings") or {}
+    environment: Mapping[str, Any] = told.get("environment") or {}
+    task: Task = "reconstruct" if told.get("task") == "reconstruct" else "edit"
+    image, failure = told.get("image"), str(told.get("error") or told.get("failure") or told.get("reason") or "")
+    use: Mapping[str, Any] = settings.get("case") or {}
+    return Cell(
+        key=str(told["key"]),
+        case=str(told.get("case", "")),
+        kind=TYPES.get(str(told.get("type", "")), str(told.get("type", ""))),
+        row=str(told.get("row") or named.get("name", "")),
+        task=task,
+        picture=folder / str(image) if image and not failure else None,
+        failure=failure or ("" if image else "the record names no image"),
+        seconds=_number(told.get("seconds")),
+        forwards=_number(told.get("forwards")),
+        backwards=_number(told.get("backwards")),
+        memory=_number(told.get("peak_memory", told.get("memory"))),
+        masked=bool(told.get("mask_used", environment.get("mask_used", use.get("mask", False)))),
+        blended=bool(told.get("blend_used", environment.get("blend_used", use.get("blend", False)))),
+        attempts=int(told.get("attempts") or 1),
+        settings=settings,
+        environment=environment,
+    )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or isinstance(value, bool | str) else float(value)
+
+
+def _data(folder: Path) -> str:
+    """The data that a run was made from, as its own file says."""
+    try:
+        told: Any = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(told.get("data", "")) if isinstance(told, dict) else ""
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file of lines. A line that is not whole was torn by a kill, and is skipped."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                told: Any = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(told, dict) and "key" in told:
+                yield cast("dict[str, Any]", told)
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How scores are made. Lines of two set-ups are never averaged."""
+
+    mode: Mode
+    jpeg75: bool = False
+    libraries: Libraries = CURRENT
+    networks: Mapping[str, str] = field(default_factory=dict[str, str])
+    """`Networks.describe()`: names and digests, or why there is none."""
+    columns: tuple[str, ...] = tuple(COLUMNS)
+    version: str = __version__
+
+    def __post_init__(self) -> None:
+        if str(self.mode) not in get_args(Mode):
+            raise ReinvertError(f"there is no mode {self.mode!r}: use strict or compat")
+        if self.mode == "strict" and self.libraries != CURRENT:
+            raise ReinvertError(
+                "versions of the published evaluator's libraries are a matter of compat: leave them out"
+            )
+        for name in self.columns:
+            column(name)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def key(self) -> str:
+        """A short name of everything above."""
+        return hashlib.sha256(json.dumps(self.told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One record's values by column name, and the reasons for those that are None; or why it could not be scored."""
+
+    key: str
+    values: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
+    failure: str = ""
+
+
+def scores_path(folder: Path, mode: str) -> Path:
+    return folder / f"scores-{mode}.jsonl"
+
+
+def score_run(
+    run: Run, cases: Mapping[str, EditCase], setup: Setup, networks: Networks, *, batch: int = 16
+) -> Iterator[Line]:
+    """Score what has no score of this set-up yet, `batch` records at a time; each line is on the disk when it comes.
+
+    A record whose picture or case cannot be read comes with its reason and is tried again by the next scoring.
+    Raises `ReinvertError` while another process scores this run in the same mode.
+    """
+    path = scores_path(run.folder, setup.mode)
+    with _alone(path):
+        found = list(read_lines(path))
+        done = {told["key"] for told in found if told.get("setup") == setup.key and "values" in told}
+        newest = next((told["setup"] for told in reversed(found) if "about" in told), "")
+        trips = {cell.case: cell for cell in run.cells.values() if cell.row == ROUND_TRIP and cell.picture}
+        todo = [cell for cell in run.cells.values() if cell.picture is not None and cell.key not in done]
+        if newest != setup.key:  # reports show the set-up that was asked for last
+            _append(path, [{"key": "", "setup": setup.key, "about": setup.told}])
+        open_case = lru_cache(maxsize=batch)(partial(_opened, cases))  # a case's rows follow each other
+        for start in range(0, len(todo), batch):
+            lines = _scored(todo[start : start + batch], open_case, trips, setup, networks)
+            _append(path, [_written(line, setup) for line in lines if not line.failure])
+            yield from lines
+
+
+@contextmanager
+def _alone(path: Path) -> Generator[None]:
+    """Hold the lock on a score file; the kernel lets go of it when a process dies."""
+    with path.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ReinvertError(f"another process is writing {path.name}; wait until it is done") from error
+        yield
+
+
+def _append(path: Path, told: Sequence[Mapping[str, Any]]) -> None:
+    """Append lines and see them on the disk. A torn last line is ended first."""
+    text = "".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in told)
+    with path.open("ab+") as file:
+        if file.seek(0, os.SEEK_END) > 0:
+            file.seek(-1, os.SEEK_END)
+            text = text if file.read(1) == b"\n" else f"\n{text}"
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _written(line: Line, setup: Setup) -> dict[str, Any]:
+    """JSON has no infinity: it is written as a word."""
+    values = {name: str(v) if v is not None and not math.isfinite(v) else v for name, v in line.values.items()}
+    return {"key": line.key, "setup": setup.key, "mode": setup.mode, "values": values, "reasons": dict(line.reasons)}
+
+
+def _scored(
+    cells: Sequence[Cell],
+    open_case: Callable[[str], _Case],
+    trips: Mapping[str, Cell],
+    setup: Setup,
+    networks: Networks,
+) -> list[Line]:
+    """One line per cell, in order; a batch that holds an unreadable picture loses only that picture."""
+    lines: dict[str, Line] = {}
+    shown: dict[Task, list[tuple[Cell, Comparison]]] = {task: [] for task in get_args(Task)}
+    beside: list[tuple[Cell, Comparison]] = []
+    for cell in cells:
+        try:
+            item = _comparison(cell, open_case(cell.case))
+            shown[cell.task].append((cell, item))
+            if cell.task == "reconstruct" and cell.case in trips:
+                trip = open_image(cast(Path, trips[cell.case].picture))
+                beside.append((cell, Comparison(trip, item.edited)))
+        except (ReinvertError, OSError) as error:
+            lines[cell.key] = Line(cell.key, failure=str(error))
+    wanted: dict[Task, Collection[str]] = {
+        "edit": setup.columns,
+        "reconstruct": [name for name in RECONSTRUCTION if name in setup.columns],
+    }
+    for task, pairs in shown.items():
+        for cell, scores in _all(pairs, wanted[task], setup, networks):
+            lines[cell.key] = Line(cell.key, scores.values, scores.reasons)
+    for cell, scores in _all(beside, wanted["reconstruct"], setup, networks):
+        if cell.key in lines and not lines[cell.key].failure:
+            lines[cell.key] = _joined(lines[cell.key], scores)
+    return [lines[cell.key] for cell in cells]
+
+
+def _all(
+    pairs: Sequence[tuple[Cell, Comparison]], columns: Collection[str], setup: Setup, networks: Networks
+) -> Iterable[tuple[Cell, Scores]]:
+    items = [item for _, item in pairs]
+    if not items or not columns:
+        return ()
+    more: dict[str, Any] = {"jpeg75": setup.jpeg75, "libraries": setup.libraries, "columns": columns}
+    made = score_all(items, setup.mode, networks, **more)
+    return zip([cell for cell, _ in pairs], made, strict=True)
+
+
+def _joined(line: Line, beside: Scores) -> Line:
+    """A reconstruction's line with the columns against the round trip."""
+
+    def named(told: Mapping[str, Any]) -> dict[str, Any]:
+        return {_beside(name): value for name, value in told.items()}
+
+    return Line(line.key, {**line.values, **named(beside.values)}, {**line.reasons, **named(beside.reasons)})
+
+
+def _beside(name: str) -> str:
+    """`lpips[alex]` becomes `lpips_round_trip[alex]`."""
+    base, bracket, model = name.partition("[")
+    return f"{base}{BESIDE_ROUND_TRIP}{bracket}{model}"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What a case shows, drawn or decoded once for all rows."""
+
+    told: EditCase
+    picture: Picture
+    mask: Picture | None
+    true_edit: Picture | None
+
+
+def _opened(cases: Mapping[str, EditCase], name: str) -> _Case:
+    if name not in cases:
+        raise ReinvertError(f"case {name} is not in the data; name the data of the run with --data")
+    case = cases[name]
+    mask = case.mask()
+    return _Case(case, case.picture(), None if mask is None else Image.fromarray(mask), case.true_edit())
+
+
+def _comparison(cell: Cell, case: _Case) -> Comparison:
+    """The case beside the result, brought to the result's size as the model saw it (the centre square)."""
+    edited = open_image(cast(Path, cell.picture))
+    source = _fitted(case.picture, edited)
+    if cell.task == "reconstruct":
+        return Comparison(source, edited)
+    return Comparison(
+        source,
+        edited,
+        None if case.mask is None else _fitted_mask(case.mask, edited),
+        case.told.source_prompt or None,
+        case.told.target_prompt or None,
+        None if case.true_edit is None else _fitted(case.true_edit, edited),
+    )
+
+
+def _fitted(picture: Picture, like: Picture) -> Picture:
+    if picture.size == like.size:
+        return picture
+    fit = plan_fit(picture.size, min(like.size), 1)
+    if fit.size != like.size:
+        raise ReinvertError(f"the result is {like.width}x{like.height}: only square results can be scored")
+    return picture.crop(fit.box).resize(fit.size, Image.Resampling.BICUBIC)
+
+
+def _fitted_mask(mask: Picture, like: Picture) -> Picture:
+    return mask if mask.size == like.size else fit_mask(mask, plan_fit(mask.size, min(like.size), 1))
+
+
+# --- what a report reads -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Board:
+    """All scores of one task in one mode and one set-up."""
+
+    task: Task
+    mode: Mode
+    setup: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+    """Every cell of the task, failed ones too, in the order of cases and rows."""
+    lines: Mapping[str, Line]
+    """By the cell's key; a cell that is not scored has none."""
+    others: int = 0
+    """How many lines of other set-ups the file holds; they are not shown."""
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows: the trivial ones first, the others sorted."""
+        names = {cell.row for cell in self.cells}
+        first = [name for name in (COPY, ROUND_TRIP, TRUE_EDIT) if name in names]
+        return (*first, *sorted(names - set(first)))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(sorted({cell.kind for cell in self.cells}))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that some line names, by name."""
+        return tuple(sorted({name for line in self.lines.values() for name in line.values}))
+
+    def reason(self, name: str) -> str:
+        """Why a column has no values, where that is said."""
+        told = {line.reasons[name] for line in self.lines.values() if name in line.reasons}
+        return "; ".join(sorted(told))
+
+    def value(self, cell: Cell, name: str) -> float | None:
+        """A cell's value in a column, its costs among them; None where there is none."""
+        if name in ("seconds", "forwards", "backwards", "memory"):
+            return getattr(cell, name) if cell.picture is not None else None
+        line = self.lines.get(cell.key)
+        return None if line is None else line.values.get(name)
+
+
+def read_board(run: Run, mode: str, task: Task = "edit") -> Board:
+    """The newest set-up's scores of a mode. Raises `ReinvertError` where the mode has none."""
+    lines: dict[str, dict[str, Line]] = {}
+    abouts: dict[str, Mapping[str, Any]] = {}
+    newest = ""
+    for told in read_lines(scores_path(run.folder, mode)):
+        key = str(told.get("setup", ""))
+        if "about" in told:
+            abouts[key], newest = told["about"], key
+        elif "values" in told:
+            values = {name: None if value is None else float(value) for name, value in told["values"].items()}
+            lines.setdefault(key, {})[told["key"]] = Line(told["key"], values, told["reasons"])
+    if not lines or newest not in abouts:
+        raise ReinvertError(
+            f"{run.folder} has no scores in {mode}; make them with `reinvert bench score {run.folder} --mode {mode}`"
+        )
+    cells = tuple(run.of(task))
+    keys = {cell.key for cell in cells}
+    shown = {key: line for key, line in lines.get(newest, {}).items() if key in keys}
+    others = sum(len(set(found) & keys) for setup, found in lines.items() if setup != newest)
+    return Board(task, cast(Mode, mode), abouts[newest], cells, shown, others)
