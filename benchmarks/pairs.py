@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--inversions", nargs="+", help="only these [all]")
+    parser.add_argument("--editors", nargs="+", help="only these [all]")
     parser.add_argument("--share", default="0/1", help="this process's part of the inversions, as 0/2 and 1/2")
     parser.add_argument("--out", type=Path, default=Path("out/pairs"))
     parser.add_argument("--write", action="store_true", help="write docs/pairs.md from what is in OUT, run nothing")
@@ -104,7 +105,8 @@ def main() -> None:
     matrix = pairs.matrix()
     for name in (args.inversions or list(matrix))[share::shares]:
         legal = [editor for editor, why in matrix[name].items() if why is None]
-        left = [editor for editor in legal if not file_of(args, name, editor).exists()]
+        wanted = args.editors or legal
+        left = [editor for editor in legal if editor in wanted and not file_of(args, name, editor).exists()]
         if not left:
             continue
         trajectories: list[tuple[list[Edit], Any, float, Tally]] = []
