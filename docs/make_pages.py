@@ -20,6 +20,7 @@ from reinvert.backbones import Backbone
 from reinvert.cli.flags import flag_of
 from reinvert.cli.gallery import Row, made, rows
 from reinvert.cli.values import show
+from reinvert.errors import ReinvertError
 from reinvert.image import contact_sheet, save_image
 from reinvert.picturebook.edits import Edit, sample_edit
 from reinvert.registry import Group
@@ -118,7 +119,10 @@ def main() -> None:
                 continue
             shown, row = None, by_name.get(name)
             if row is not None and not args.no_pictures:
-                shown = picture(model, row, args.steps, args.guidance)
+                try:
+                    shown = picture(model, row, args.steps, args.guidance)
+                except ReinvertError as error:  # what the bundled model has no parts for
+                    print(f"{name} has no picture: {error}", flush=True)
             (FOLDER / f"{name}.md").write_text(page(group, name, shown), encoding="utf-8")
             print(f"wrote {name}.md", flush=True)
     (FOLDER / "README.md").write_text(index(names), encoding="utf-8")
