@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reinvert.bench.score import Column, column
-from reinvert.bench.scoring import BESIDE_ROUND_TRIP, RECONSTRUCTION, Board, Cell, Task
+from reinvert.bench.scoring import BESIDE_ROUND_TRIP, COPY, RECONSTRUCTION, ROUND_TRIP, TRUE_EDIT, Board, Cell, Task
 from reinvert.metrics.base import Direction, Mode
 
 PAPER_TABLE = (
@@ -253,6 +253,11 @@ class Row:
     """Weights, device, versions, dtype and seeds it was made with."""
     uses: str
     """What of a case the method was told beyond picture and prompts."""
+
+    @property
+    def trivial(self) -> bool:
+        """Whether it is no method: the source's copy, the VAE's round trip, the true edit."""
+        return self.name in (COPY, ROUND_TRIP, TRUE_EDIT)
 
 
 @dataclass(frozen=True)

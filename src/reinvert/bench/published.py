@@ -1,0 +1,142 @@
+"""The published table beside ours: the difference cell by cell, and which cells are within tolerance.
+
+A cell is within tolerance if our interval holds the printed value, or if our mean is within the column's relative
+tolerance of it (both are in `published.toml`, beside the figures and their source). Figures of another network are
+another column and are not compared.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from reinvert.bench.table import ALL, Figure, Heading, Table, heading
+from reinvert.errors import ReinvertError
+
+
+@dataclass(frozen=True)
+class Published:
+    """A printed table; values are unscaled, as the metrics give them."""
+
+    title: str
+    source: str
+    data: str
+    mode: str
+    """The mode whose arithmetic the figures were made with."""
+    columns: tuple[str, ...]
+    tolerance: Mapping[str, float]
+    """Relative, by column."""
+    rows: Mapping[str, Mapping[str, float]]
+    """By the recipe that reproduces the row, then by column."""
+
+
+@cache
+def published() -> Published:
+    """Table 1 of the Direct Inversion paper."""
+    told = tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
+    columns = tuple(told["columns"])
+    rows = {
+        name: {column: float(value) / heading(column).scale for column, value in zip(columns, values, strict=True)}
+        for name, values in told["rows"].items()
+    }
+    about = (told["title"], told["source"], told["data"], told["mode"])
+    return Published(*about, columns, {name: float(told["tolerance"][name]) for name in columns}, rows)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One cell: the printed value, ours, and their difference (ours minus theirs); unscaled."""
+
+    row: str
+    head: Heading
+    printed: float
+    ours: Figure
+    tolerance: float
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.ours.mean is None else self.ours.mean - self.printed
+
+    @property
+    def in_interval(self) -> bool:
+        low, high = self.ours.low, self.ours.high
+        return low is not None and high is not None and low <= self.printed <= high
+
+    @property
+    def relative(self) -> float | None:
+        """The difference as a share of the printed value."""
+        return None if self.difference is None else self.difference / abs(self.printed)
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the cell is within tolerance; None where we have no value."""
+        if self.relative is None:
+            return None
+        return self.in_interval or abs(self.relative) <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All cells that both tables have, and what has to be known about comparing them."""
+
+    cells: tuple[Beside, ...]
+    warnings: tuple[str, ...]
+    printed: Published
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def summary(self) -> str:
+        """`5 of 7 cells are within tolerance, 1 has no value`."""
+        judged = [cell.within for cell in self.cells if cell.within is not None]
+        empty = len(self.cells) - len(judged)
+        told = f"{sum(judged)} of {len(judged)} cells are within tolerance"
+        return f"{told}, {empty} without a value" if empty else told
+
+
+def against_published(table: Table) -> Comparison:
+    """Put the published rows beside a table's. Raises `ReinvertError` where there is none in common.
+
+    The published names of the rows are the recipes'. What makes the comparison less than like for like is in
+    `warnings`: another mode, lossless results, a subset of the cases.
+    """
+    printed = published()
+    ours = {row.name: row for row in table.of(ALL)}
+    shared = [name for name in printed.rows if name in ours]
+    if table.task != "edit" or not shared:
+        raise ReinvertError(
+            f"this run has no row of the published table; its rows are {', '.join(printed.rows)}: run one of them"
+        )
+    heads = {head.name: head for head in table.headings}
+    nothing = Figure(None, None, None, 0)
+    cells = tuple(
+        Beside(
+            name,
+            heads.get(column) or heading(column),
+            printed.rows[name][column],
+            ours[name].figures.get(column, nothing),
+            printed.tolerance[column],
+        )
+        for name in shared
+        for column in printed.columns
+    )
+    return Comparison(cells, tuple(_warnings(table, printed, max(ours[name].cells for name in shared))), printed)
+
+
+def _warnings(table: Table, printed: Published, cases: int) -> list[str]:
+    told: list[str] = []
+    if table.mode != printed.mode:
+        told.append(f"the published figures are made in {printed.mode}, these in {table.mode}: they do not compare")
+    if not table.setup.get("jpeg75"):
+        told.append("the published results were saved as JPEG of quality 75; score with --jpeg75 to do the same")
+    if cases != 700:
+        told.append(f"the published means are over {printed.data}, these over {cases} cases")
+    named = [head.name for head in table.headings if "[" in head.name]
+    if named:
+        told.append(f"columns of other networks are not compared: {', '.join(named)}")
+    return told
