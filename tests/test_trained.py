@@ -36,10 +36,10 @@ from reinvert.trained.instruct_diffusion import InstructDiffusion
 from reinvert.trained.instruct_pix2pix import InstructPix2Pix
 
 INSTRUCTION, TARGET = "turn the cat into a dog", "a dog sitting on a table"
-STEPS = 4
-ROUNDING = 1e-4
+STEPS = 3
+ROUNDING = 1e-5
 """The scheduler keeps the latents and its sigmas in float32 (6e-8 of them a step), which a random network under
-guidance multiplies in every step; a wrong weight or row shows above 50 times this."""
+guidance multiplies in every step (1e-7 in the end); a scale that is wrong by 0.1 shows as 1e-2."""
 
 
 def build(folder: Path, text_model: Path, channels: int) -> Path:
@@ -159,12 +159,16 @@ def pixels(picture: Image.Image) -> Tensor:
 def naive_instruct(
     pipe, picture: Image.Image, rows: Sequence[tuple[float, str, bool]], steps: int, seed: int
 ) -> Tensor:
-    """The final latents: k-diffusion's Euler ancestral sampler, one network call for each (weight, text, picture?)."""
+    """The final latents: k-diffusion's Euler ancestral sampler, a network call for each (text, picture?)."""
     table = np.array(alphas())
     table = np.sqrt((1 - table) / table)
     times = np.linspace(999, 0, steps)
     sigmas = [*np.interp(times, np.arange(1000), table), 0.0]
     shown = pipe.vae.encode(pixels(picture)).latent_dist.mean
+    weights: dict[tuple[str, bool], float] = {}
+    for weight, text, seen in rows:
+        weights[text, seen] = weights.get((text, seen), 0.0) + weight
+    texts = {text: said(pipe, text) for text, _ in weights}
     generator = torch.Generator().manual_seed(seed)
 
     def noise() -> Tensor:
@@ -173,9 +177,9 @@ def naive_instruct(
     x = noise() * sigmas[0]
     for t, now, then in zip(times, sigmas[:-1], sigmas[1:], strict=True):
         e = torch.zeros_like(x)
-        for weight, text, seen in rows:
+        for (text, seen), weight in weights.items():
             both = torch.cat([x / (1 + now**2) ** 0.5, shown if seen else torch.zeros_like(shown)], 1)
-            e += weight * pipe.unet(both, float(t), said(pipe, text)).sample
+            e += weight * pipe.unet(both, float(t), texts[text]).sample
         clean = x - now * e
         up = min(then, (then**2 * (now**2 - then**2) / now**2) ** 0.5)
         down = (then**2 - up**2) ** 0.5
@@ -237,9 +241,9 @@ def test_guidance_is_the_papers(pix2pix, picture, editor, rows, s_t: float, s_i:
     decoded = pix2pix.vae.decode(naive / 2.5).sample
     shades = np.abs(np.asarray(result.image, int) - np.asarray(to_image(decoded[0].detach()), int))
     assert shades.max() <= 1  # the last bit
-    # What the tolerance would not forgive: the other editor's combination.
-    other = naive_instruct(pix2pix, picture, pix2pix_rows(s_t + 0.1, s_i), STEPS, seed=3)
-    assert gap(seen["latents"], other) > 50 * ROUNDING
+    if editor is InstructPix2Pix:  # what the tolerance does not forgive
+        other = naive_instruct(pix2pix, picture, rows(s_t + 0.1, s_i), STEPS, seed=3)
+        assert gap(seen["latents"], other) > 100 * ROUNDING
 
 
 @pytest.mark.parametrize(("editor", "rows", "s_t", "s_i"), FORMS)
@@ -263,7 +267,7 @@ def test_rows_of_instruct_pix2pix(pix2pix, picture) -> None:
         InstructPix2Pix("m", STEPS).edit(pix2pix, picture, INSTRUCTION)
     mode = pix2pix.vae.encode(pixels(picture)).latent_dist.mean[0]
     assert len(seen["inputs"]) == STEPS
-    assert seen["times"] == pytest.approx([999, 666, 333, 0])
+    assert seen["times"] == pytest.approx([999, 499.5, 0])
     for rows, texts in zip(seen["inputs"], seen["texts"], strict=True):
         assert torch.equal(rows[0, :4], rows[1, :4])
         assert torch.equal(rows[0, :4], rows[2, :4])
@@ -291,10 +295,8 @@ def test_without_guidance_one_row_is_left(pix2pix, picture, editor, scale: float
     with watching(pix2pix) as seen:
         result = editor("m", STEPS, scale, scale).edit(pix2pix, picture, INSTRUCTION, seed=1)
     assert result.forwards == STEPS
-    alone = naive_instruct(pix2pix, picture, [(1, INSTRUCTION, True)], STEPS, seed=1)
     together = naive_instruct(pix2pix, picture, rows(scale, scale), STEPS, seed=1)
-    assert gap(alone, together) < 1e-9
-    assert gap(seen["latents"], alone) < ROUNDING
+    assert gap(seen["latents"], together) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -318,7 +320,7 @@ def test_equal_rows_make_guidance_idle(eight: Path, picture, guided: Trained, pl
             found.append(seen["latents"])
     seeing, seeing_plain, blind, blind_plain = found
     assert gap(blind, blind_plain) < ROUNDING
-    assert gap(seeing, seeing_plain) > 50 * ROUNDING
+    assert gap(seeing, seeing_plain) > 100 * ROUNDING
 
 
 def test_sizes_are_the_published_ones() -> None:
@@ -357,7 +359,7 @@ def test_inpainting_is_the_naive_form(inpaint, picture, mask, guidance: float) -
     naive = naive_inpaint(inpaint, picture, mask, TARGET, guidance, STEPS, 3)
     assert gap(seen["latents"], naive) < ROUNDING
     other = naive_inpaint(inpaint, picture, mask, TARGET, guidance + 0.1, STEPS, 3)
-    assert gap(seen["latents"], other) > 50 * ROUNDING
+    assert gap(seen["latents"], other) > 100 * ROUNDING
     assert result.forwards == STEPS * (1 if guidance == 1 else 2)
     assert result.image.size == picture.size
 

@@ -79,16 +79,16 @@ class Trained:
                 f"{backbone.name} takes {found} input channels, but {self.name} needs a network that was trained with "
                 f"{wanted}; give such a model"
             )
-        parts = {
-            "unet": backbone.unet,
-            "vae": backbone.vae.to(backbone.dtype),  # the pipelines hand the VAE what the network hands them
-            "text_encoder": backbone.text_encoder,
-            "tokenizer": backbone.tokenizer,
-            "safety_checker": None,
-            "feature_extractor": None,
-            "requires_safety_checker": False,
-        }
         with loading._quiet():  # pyright: ignore[reportPrivateUsage]
+            parts = {
+                "unet": backbone.unet,
+                "vae": backbone.vae.to(backbone.dtype),  # the pipelines give it what they have from the network
+                "text_encoder": backbone.text_encoder,
+                "tokenizer": backbone.tokenizer,
+                "safety_checker": None,
+                "feature_extractor": None,
+                "requires_safety_checker": False,
+            }
             pipe = self.pipeline(parts, json.loads(backbone.schedule))
         pipe.set_progress_bar_config(disable=True)
         return pipe
