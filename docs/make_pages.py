@@ -26,11 +26,13 @@ from reinvert.picturebook.edits import Edit, sample_edit
 from reinvert.registry import Group
 
 FOLDER = Path(__file__).parent / "methods"
-GROUPS: tuple[Group, ...] = ("inversions", "editors")
+GROUPS: tuple[Group, ...] = ("inversions", "editors", "trained")
+KINDS = {"inversions": "inversion", "editors": "editor", "trained": "trained editor"}
 SHOWN = {
     "masactrl": (5, 0), "pnp": (9, 0), "infedit": (6, 0), "ledits": (2, 0), "pix2pix_zero": (6, 0), "proximal": (6, 0)
 }  # fmt: skip
 """Edits (type, seed) that show a method's own strength; the others change an object."""
+TRAINED = "Run it with `reinvert instruct`. It needs no inversion; no weights of it are bundled, so no edit is shown."
 
 
 def edit_for(name: str) -> Edit:
@@ -56,7 +58,7 @@ def picture(model: Backbone, row: Row, steps: int, guidance: float) -> tuple[str
 def page(group: Group, name: str, shown: tuple[str, Path] | None) -> str:
     method, cls = registry.describe(group, name), registry.find(group, name)
     text = inspect.getdoc(inspect.getmodule(cls)) or ""
-    lines = [f"# {name}", "", f"*{group.removesuffix('s')}* · `src/reinvert/{group}/{name}.py`", ""]
+    lines = [f"# {name}", "", f"*{KINDS[group]}* · `src/reinvert/{group}/{name}.py`", ""]
     for part in text.split("\n\n"):
         formula = ["```text", *(line[4:] for line in part.splitlines()), "```"]
         lines += [*(formula if part.startswith("    ") else [part]), ""]
@@ -71,7 +73,7 @@ def page(group: Group, name: str, shown: tuple[str, Path] | None) -> str:
         for a in method.arguments:
             lines.append(f"| `{flag_of(a.name)}` | {show(a.default) or '-'} | {a.help.replace('|', chr(92) + '|')} |")
         lines.append("")
-    lines += [partners(group, name), ""]
+    lines += [TRAINED if group == "trained" else partners(group, name), ""]
     return "\n".join(lines)
 
 
@@ -94,7 +96,7 @@ def partners(group: Group, name: str) -> str:
 def index(names: dict[Group, list[str]]) -> str:
     lines = ["# Methods", "", "Made by `python docs/make_pages.py`; [choosing](../choosing.md) says which to take.", ""]
     for group, found in names.items():
-        lines += [f"## {group.capitalize()}", ""]
+        lines += [f"## {KINDS[group].capitalize()}s", ""]
         lines += [f"- [{name}]({name}.md): {registry.describe(group, name).sentence}" for name in found]
         lines.append("")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import pytest
 from reinvert import recipes, registry
 
 DOCS = Path(__file__).parent.parent / "docs"
-METHODS = [(group, name) for group in ("inversions", "editors") for name in registry.names(group)]
+METHODS = [(group, name) for group in ("inversions", "editors", "trained") for name in registry.names(group)]
 
 
 @pytest.mark.parametrize(("group", "name"), METHODS)
