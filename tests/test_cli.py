@@ -363,6 +363,8 @@ def test_demo(here: Path, say: Say):
 
 # --- generated flags -----------------------------------------------------------------------------------------------
 
+TOGETHER = {"mask_source": ["--mask-target", "x"], "mask_target": ["--mask-source", "x"]}
+"""Fields that are only allowed with another one."""
 TYPED = {"": "x", "X": "0.15", "N": "3", "TEXT": "x", "WORD,WORD": "x,y", "WORD=X": "x=2"} | {
     "SHARE": "0.1:0.2",
     "SHARE|WORD=SHARE": "x=0.1",
@@ -382,11 +384,13 @@ def test_every_field_of_every_method_has_a_flag(command: str):
                 value = str(kind.choices[-1]) if kind.choices else TYPED[kind.metavar]
                 for flag in (argument.name, f"{method}.{argument.name}"):
                     typed = f"--{flag.replace('_', '-')}"
-                    args = parser.parse_args([command, "x.png", typed, *([] if kind.toggle else [value])])
+                    typed_value = [typed, *([] if kind.toggle else [value])]
+                    args = parser.parse_args([command, "x.png", *typed_value, *TOGETHER.get(argument.name, [])])
                     assert PREFIX + flag in vars(args)
                 made = {f.name: getattr(_made(args, group, method), f.name) for f in fields(cls)}
                 assert made[argument.name] != argument.default or kind.choices
-                others = {n: v for n, v in made.items() if n != argument.name}
+                together = {name.removeprefix("--").replace("-", "_") for name in TOGETHER.get(argument.name, [])}
+                others = {n: v for n, v in made.items() if n != argument.name and n not in together}
                 assert others == {a.name: a.default for a in registry.arguments(cls) if a.name in others}
 
 
@@ -507,7 +511,7 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
     (("invert", "good.trajectory.safetensors"), "trajectory already"),
     (("invert", "cat.png", "--source", SOURCE, "--quantile", "0.7"), "no option --quantile"),
     (("reconstruct", "cat.png"), "--source"),
-    (("methods", "nothing"), "there are ddim"),
+    (("methods", "nothing"), "direct, edict"),
     (("draw",), "say what to draw"),
     (("draw", "a cow on grass"), "'cow'"),
     (("draw", "a cat on grass", "--random"), "not allowed"),
