@@ -399,9 +399,10 @@ def export(clip: Untyped, recipe: ClipRecipe, folder: Path) -> None:
 
 
 def _in_float32(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration, with the precision that transformers is to load in, at every depth."""
-    inner = {name: _in_float32(value) for name, value in config.items() if isinstance(value, dict)}
-    return config | inner | ({"dtype": "float32"} if "dtype" in config else {})
+    """The configuration of a CLIP and those of its towers, with the precision that transformers is to load them in: it
+    is fp16, that of the weights, for a tower alone whose own configuration does not say."""
+    towers = {name: config[name] | {"dtype": "float32"} for name in ("text_config", "vision_config")}
+    return config | towers | {"dtype": "float32"}
 
 
 @dataclass(frozen=True)
@@ -478,12 +479,10 @@ class Noticed:
 
 def noticed(judge: PictureClip, edits: Sequence[Edit], view: View = lambda x: x, *, region: bool = False) -> Noticed:
     """How an edit changes the similarities. `region`: the mean colour hides both pictures outside the edit's mask."""
-    truths = [edit.truth() for edit in edits]
-    size = torch.device("cpu")
-    source = view(to_input(np.stack([np.asarray(edit.picture()) for edit in edits]), size))
-    target = view(to_input(np.stack([np.asarray(picture) for picture, _ in truths]), size))
+    source = view(drawings([edit.source for edit in edits]))
+    target = view(drawings([edit.target for edit in edits]))
     if region:
-        mask = torch.from_numpy(np.stack([mask for _, mask in truths]))[:, None]
+        mask = torch.from_numpy(np.stack([edit.truth()[1] for edit in edits]))[:, None]
         source, target = (x.masked_fill(~mask, 0.0) for x in (source, target))
     old, new = judge.pictures(source), judge.pictures(target)
     before, after = (judge.captions([getattr(e, name) for e in edits]) for name in ("source_prompt", "target_prompt"))
@@ -519,13 +518,15 @@ def evaluate(judge: PictureClip, count: int, batches: int = 8) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, recipe: ClipRecipe | None = None) -> None:
+    """The command line; `recipe` is what the options change."""
+    usual = recipe or ClipRecipe()
     parser = argparse.ArgumentParser(description="Train picturebook's CLIP from nothing, or measure it.")
     parser.add_argument("--out", type=Path, help="working folder; run again to resume")
-    parser.add_argument("--minutes", type=float, default=60, help="time for training, resumed runs included [60]")
-    parser.add_argument("--steps", type=int, default=ClipRecipe.steps, help=f"[{ClipRecipe.steps}]")
-    parser.add_argument("--scenes", type=int, default=ClipRecipe.scenes, help=f"[{ClipRecipe.scenes}]")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60.0, help="time for training, resumed runs included [60]")
+    parser.add_argument("--steps", type=int, default=usual.steps, help=f"[{usual.steps}]")
+    parser.add_argument("--scenes", type=int, default=usual.scenes, help=f"[{usual.scenes}]")
+    parser.add_argument("--seed", type=int, default=usual.seed)
     parser.add_argument("--pictures", type=Path, help="pictures.npy of picturebook.train: same scenes and seed")
     parser.add_argument("--evaluate", action="store_true", help="measure instead, on held-out scenes and edits")
     parser.add_argument("--towers", type=Path, default=FOLDER, help="what to measure [the bundled one]")
@@ -538,7 +539,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("name a working folder (--out DIR), or measure (--evaluate)")
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    recipe = ClipRecipe(scenes=args.scenes, steps=args.steps, seed=args.seed)
+    recipe = replace(usual, scenes=args.scenes, steps=args.steps, seed=args.seed)
     album = make_album(recipe, out, args.pictures)
     clip = train_clip(recipe, album, out, args.minutes, lambda line: print(line, flush=True))
     export(clip, recipe, out / "towers")
