@@ -25,6 +25,10 @@ from reinvert.inversions.base import Inversion
 from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edit
 
 
+OF_THE_WORLD: dict[str, dict[str, Any]] = {"pnp": {"negative": ""}}
+"""Arguments for the drawn world, whose model has never heard the words of the default."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One method as it is usually run: an inversion and the editors that go with it."""
@@ -69,6 +73,8 @@ def made(
     needs_mask = any(registry.find("editors", name).needs_mask for name in editors)
     worded = bool(edit.source_words or edit.target_words) and "p2p" in editors
     arguments: dict[str, Any] = {"mask": Image.fromarray(edit.truth(model.image_size)[1])} if needs_mask else {}
+    for name in editors:
+        arguments |= OF_THE_WORLD.get(name, {})
     if worded:
         arguments["blend"] = (",".join(edit.source_words), ",".join(edit.target_words))
     found: verbs.Result = verbs.edit(
