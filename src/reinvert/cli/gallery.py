@@ -24,7 +24,6 @@ from reinvert.image import contact_sheet, open_image
 from reinvert.inversions.base import Inversion
 from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edit
 
-
 OF_THE_WORLD: dict[str, dict[str, Any]] = {"pnp": {"negative": ""}}
 """Arguments for the drawn world, whose model has never heard the words of the default."""
 
