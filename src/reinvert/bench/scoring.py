@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
@@ -81,6 +81,14 @@ class Run:
 
     def of(self, task: Task) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.task == task]
+
+    @cached_property
+    def by_case(self) -> Mapping[str, list[Cell]]:
+        """The cells of each case."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells.values():
+            found.setdefault(cell.case, []).append(cell)
+        return found
 
     @property
     def tasks(self) -> tuple[Task, ...]:
