@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
+import pickle
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,196 +18,484 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from reinvert.bench.check import report
+from reinvert.bench.case import TYPES, Data, EditCase
+from reinvert.bench.check import check
 from reinvert.bench.data import open_data
-from reinvert.bench.data.common import decode_mask, encode_mask
-from reinvert.bench.data.pie_bench_pp import literal
-from reinvert.bench.make import FOLDERS, bracketed, counts_of, write
+from reinvert.bench.data import pie_bench_pp as pp
+from reinvert.bench.data.common import bracketed, marked, spelling, unbracketed
+from reinvert.bench.data.masks import check_runs, decode_mask, encode_mask, with_border
 from reinvert.errors import ReinvertError
-from reinvert.picturebook.edits import sample_edits
+
+# --- masks -------------------------------------------------------------------------------------------------------
 
 
-@given(arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_masks_come_back_from_their_runs(mask) -> None:
+def naive_mask(runs: list[int], height: int, width: int) -> np.ndarray:
+    """The published loop over pixels, with its border rule."""
+    flat = [0] * (height * width)
+    for start, length in zip(runs[0::2], runs[1::2], strict=True):
+        for k in range(length):
+            if start + k < len(flat):
+                flat[start + k] = 1
+    mask = np.array(flat).reshape(height, width)
+    mask[0, :] = mask[-1, :] = 1
+    mask[:, 0] = mask[:, -1] = 1
+    return mask.astype(bool)
+
+
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+@given(arrays.arrays(bool, shapes))
+def test_masks_come_back_from_their_runs(mask: np.ndarray) -> None:
     assert np.array_equal(decode_mask(encode_mask(mask), *mask.shape), mask)
 
 
-def test_runs_are_rows_and_are_cut_at_the_end() -> None:
-    assert decode_mask([], 4, 5).sum() == 0
-    assert decode_mask([0, 20], 4, 5).all()
-    assert decode_mask([18, 99], 4, 5).sum() == 2
-    assert decode_mask([5, 3, 6, 4], 4, 5).sum() == 5  # what overlaps counts once
-    with pytest.raises(ReinvertError, match="pairs"):
-        decode_mask([1, 2, 3], 4, 5)
+@given(st.lists(st.integers(0, 99), max_size=8), shapes)
+def test_runs_of_any_kind_are_decoded_as_published(numbers: list[int], shape: tuple[int, int]) -> None:
+    """Overlapping, unsorted, empty and over-long runs among them."""
+    runs = numbers[: len(numbers) // 2 * 2]
+    assert np.array_equal(with_border(decode_mask(runs, *shape)), naive_mask(runs, *shape))
 
 
 @pytest.mark.parametrize("name", ["sample", "empty", "full"])
 def test_recorded_sums_of_masks(name: str) -> None:
-    """The authors' decoding, whose border rule is the metrics' business and is put on here."""
+    """Of the authors' decoding of 512 x 512."""
     told = json.loads((PARITY / "metrics.json").read_text())
-    mask = decode_mask(told["mask_runs"][name], 512, 512)
-    mask[[0, -1]] = True
-    mask[:, [0, -1]] = True
-    assert int(mask.sum()) == told["mask_sum"][name]
+    assert int(with_border(decode_mask(told["mask_runs"][name], 512, 512)).sum()) == told["mask_sum"][name]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bench") / "pie"
-    write(folder, 14, pictures="png")
-    return folder
+def test_the_border_is_a_copy_and_2044_pixels() -> None:
+    empty = decode_mask([], 512, 512)
+    assert with_border(empty).sum() == 2044
+    assert not empty.any()
 
 
-def test_a_written_folder_reads_back_as_it_was_drawn(made: Path) -> None:
-    data = open_data(made)
-    assert data.name == "PIE-Bench"
-    assert not data.problems
-    assert len(data.cases) == 14
-    assert {case.type_id for case in data.cases} == set("0123456789")
-    by_type = {type_id: [case for case in data.cases if case.type_id == str(type_id)] for type_id in range(10)}
-    for type_id, cases in by_type.items():
-        for case, edit in zip(cases, sample_edits(len(cases), type_id, 0, unseen=True), strict=True):
-            assert (case.source_prompt, case.target_prompt) == (edit.source_prompt, edit.target_prompt)
-            assert case.instruction == edit.instruction
-            true, mask = edit.truth()
-            assert np.array_equal(case.mask(), mask)
-            assert case.picture().tobytes() == edit.picture().tobytes()
-            assert case.true_edit().tobytes() == true.convert("RGB").tobytes()
-    record = json.loads((made / "mapping_file.json").read_text())[data.cases[3].id]
-    assert set(record) == {
-        "image_path", "original_prompt", "editing_prompt", "editing_instruction", "editing_type_id", "blended_word",
-        "mask",
-    }  # fmt: skip
-    assert record["image_path"].split("/")[0] in FOLDERS
-    assert "[" in record["editing_prompt"] or "[" in record["original_prompt"]
-    assert len({case.fingerprint for case in data.cases}) == 14
-    assert "14 cases" in report(data)
+@pytest.mark.parametrize(
+    "told", [None, "1 2", 3, [1], [1, 2, 3], [-1, 2], [1.0, 2], [True, 2], ["1", "2"], [[1, 2]], [1, 2**70], {"a": 1}]
+)
+def test_what_is_no_list_of_runs_is_refused(told: object) -> None:
+    with pytest.raises(ReinvertError, match="pairs"):
+        check_runs(told)
 
 
-def test_the_original_shares() -> None:
-    assert counts_of(700) == [140, 80, 80, 80, 40, 40, 40, 40, 80, 80]
-    assert sum(counts_of(100)) == 100
-    with pytest.raises(ReinvertError, match="at least 10"):
-        counts_of(9)
+# --- words -------------------------------------------------------------------------------------------------------
 
 
-def test_brackets_are_around_what_differs() -> None:
+def test_brackets() -> None:
     assert bracketed("a red cat on grass", "a red dog on grass") == ("a red [cat] on grass", "a red [dog] on grass")
     assert bracketed("a cat on grass", "a cat wearing a hat on grass")[1] == "a cat [wearing a hat] on grass"
+    assert unbracketed("a [red  cat] on  [grass") == "a red  cat on  grass"
+    assert marked("a [red  cat] on [] [grass]") == ("red  cat", "grass")
 
 
-def test_damage_is_told_by_id_and_the_rest_goes_on(made: Path, tmp_path: Path) -> None:
-    records = json.loads((made / "mapping_file.json").read_text())
-    keys = list(records)
-    damage = {
-        keys[0]: {"image_path": "nowhere.png"}, keys[1]: {"image_path": "../../secret.png"}, keys[2]: {"mask": "x"},
-        keys[3]: {"mask": [1]}, keys[4]: {"blended_word": "unicorn dragon"},
-    }  # fmt: skip
-    for key, change in damage.items():
-        records[key] |= change
-    del records[keys[5]]["editing_prompt"]
-    records["x"] = 3
-    shutil.copytree(made / "annotation_images", tmp_path / "annotation_images")
-    (tmp_path / "annotation_images" / records[keys[6]]["image_path"]).write_bytes(b"no picture")
-    (tmp_path / "secret.png").write_bytes(b"")
-    (tmp_path / "mapping_file.json").write_text(json.dumps(records))
-    data = open_data(tmp_path)
-    told = {problem.id: problem.what for problem in data.problems}
-    assert set(told) == {*keys[:7], "x"}
-    assert "does not exist" in told[keys[0]]
-    assert "outside" in told[keys[1]]
-    assert "pairs" in told[keys[2]]
-    assert "pairs" in told[keys[3]]
-    assert "does not occur" in told[keys[4]]
-    assert "editing_prompt" in told[keys[5]]
-    # blend words that do not occur are taken away; the case itself is fine
-    assert [case.id for case in data.cases] == [keys[4], *keys[7:]]
-    assert data.cases[0].blend is None
-    assert "8 problems" in report(data)
-    (tmp_path / "mapping_file.json").write_text("[1")
-    with pytest.raises(ReinvertError, match="JSON"):
+@given(st.lists(st.sampled_from("abc"), max_size=6), st.lists(st.sampled_from("abc"), max_size=6))
+def test_bracketed_prompts_come_back(one: list[str], two: list[str]) -> None:
+    prompts = " ".join(one), " ".join(two)
+    assert tuple(map(unbracketed, bracketed(*prompts))) == prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word", "found"),
+    [
+        ("a Cat, asleep", "cat", "Cat"),
+        ("a cat, asleep", "cat,", "cat,"),
+        ("a red cat", "red cat", "red cat"),
+        ("two cats", "cat", None),
+        ("a cat", "", None),
+    ],
+)
+def test_words_are_found_as_the_editors_find_them(prompt: str, word: str, found: str | None) -> None:
+    assert spelling(prompt, word) == found
+
+
+# --- PIE-Bench and TI2I ------------------------------------------------------------------------------------------
+
+RECORD: dict[str, Any] = {
+    "image_path": "1_change_object_80/1_artificial/1_animal/111000000000.jpg",
+    "original_prompt": "a [cat] on a  table",
+    "editing_prompt": "a [dog] on a  table",
+    "editing_instruction": "turn the cat into a dog",
+    "editing_type_id": "1",
+    "blended_word": "cat dog",
+    "mask": [0, 5, 1000, 700],
+}
+
+
+def write_pie(root: Path, records: dict[str, Any], name: str = "mapping_file.json", side: int = 512) -> Path:
+    for record in records.values():
+        if isinstance(record, dict) and not (root / "annotation_images" / record["image_path"]).exists():
+            path = root / "annotation_images" / record["image_path"]
+            if path.resolve().is_relative_to(root.resolve()):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (side, side), "white").save(path)
+    (root / name).write_text(json.dumps(records))
+    return root
+
+
+def test_pie_bench(tmp_path: Path) -> None:
+    data = open_data(write_pie(tmp_path, {"111000000000": RECORD}))
+    (case,) = data
+    assert (data.name, data.problems, data.has_true_edits) == ("PIE-Bench", (), False)
+    assert (case.id, case.type_id, case.type_name) == ("111000000000", "1", "change object")
+    assert (case.source_prompt, case.target_prompt) == ("a cat on a  table", "a dog on a  table")  # spaces untouched
+    assert (case.source_marked, case.target_marked, case.blend) == (("cat",), ("dog",), ("cat", "dog"))
+    assert case.instruction == "turn the cat into a dog"
+    assert case.picture().size == (512, 512)
+    mask = case.mask()
+    assert mask is not None
+    assert mask.shape == (512, 512)
+    assert mask.sum() == 705
+    assert mask[0, :5].all()
+    assert mask.reshape(-1)[1000:1700].all()
+    assert case.true_edit() is None
+
+
+def test_damage_is_told_by_id_and_the_rest_goes_on(tmp_path: Path) -> None:
+    damage: dict[str, tuple[dict[str, Any], str]] = {
+        "missing": ({"image_path": "nowhere.jpg"}, "does not exist"),
+        "above": ({"image_path": "../../secret.jpg"}, "outside"),
+        "absolute": ({"image_path": str(tmp_path / "secret.jpg")}, "outside"),
+        "small": ({"image_path": "small.jpg"}, "256x256, but its mask is for 512x512"),
+        "no picture": ({"image_path": "text.jpg"}, "damaged"),
+        "odd mask": ({"mask": [1]}, "pairs"),
+        "text mask": ({"mask": "x"}, "pairs"),
+        "no mask": ({"mask": None}, "pairs"),
+        "type": ({"editing_type_id": "12"}, "its type is '12'"),
+        "prompt": ({"editing_prompt": 3}, "editing_prompt is no text"),
+        "empty prompt": ({"original_prompt": " "}, "no original_prompt"),
+        "nul": ({"image_path": "a\0b"}, "no name of a file|does not exist"),
+        "../id": ({}, "id is no name"),
+    }
+    noted: dict[str, tuple[dict[str, Any], str]] = {
+        "unicorn": ({"blended_word": "unicorn dog"}, "'unicorn' does not occur in 'a cat on a  table'"),
+        "plural": ({"blended_word": "cat dogs"}, "'dogs' does not occur"),
+        "single": ({"blended_word": "cat"}, "single word"),
+        "bracket": ({"editing_prompt": "a [dog on a table"}, "do not pair"),
+    }
+    records: dict[str, Any] = {key: RECORD | change for key, (change, _) in (damage | noted).items()}
+    records |= {"number": 3, "good": RECORD, "third": RECORD | {"blended_word": "cat dog house"}}
+    records["fields"] = {"image_path": RECORD["image_path"]}
+    pictures = tmp_path / "data" / "annotation_images"
+    pictures.mkdir(parents=True)
+    Image.new("RGB", (512, 512)).save(tmp_path / "secret.jpg")
+    Image.new("RGB", (256, 256)).save(pictures / "small.jpg")
+    (pictures / "text.jpg").write_text("no picture")
+    (pictures / "nowhere.jpg").mkdir()
+    made = {"111000000000": RECORD}
+    write_pie(tmp_path / "data", made)
+    (tmp_path / "data" / "mapping_file.json").write_text(json.dumps(records))
+    data = open_data(tmp_path / "data")
+    told = {problem.id: problem for problem in data.problems}
+    assert set(told) == {*damage, *noted, "number", "fields"}
+    for key, (_, why) in (damage | noted).items():
+        assert re.search(why, told[key].what), (key, told[key].what)
+        assert told[key].left_out == (key in damage)
+    assert "no record" in told["number"].what
+    assert "has no original_prompt" in told["fields"].what
+    assert [case.id for case in data] == [*noted, "good", "third"]
+    blends = {case.id: case.blend for case in data}
+    assert blends["unicorn"] is blends["plural"] is blends["single"] is None
+    assert blends["good"] == blends["third"] == blends["bracket"] == ("cat", "dog")
+    report = check(data)
+    assert report.left_out == len(damage) + 2
+    assert f"{len(told)} problems; {len(damage) + 2} cases are left out" in report.text
+
+
+@pytest.mark.parametrize("text", ["[1", "[1]", "3", "[" * 100_000])
+def test_a_mapping_file_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mapping_file.json").write_text(text)
+    with pytest.raises(ReinvertError, match=r"JSON|object"):
         open_data(tmp_path)
+
+
+def test_a_damaged_picture_is_found_by_check(tmp_path: Path) -> None:
+    """Its head is read when the data is opened, its pixels are not."""
+    write_pie(tmp_path, {"a": RECORD, "b": RECORD | {"image_path": "cut.jpg"}})
+    noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+    path = tmp_path / "annotation_images" / "cut.jpg"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:20_000])
+    data = open_data(tmp_path)
+    assert not data.problems
+    report = check(data)
+    assert [problem.id for problem in report.problems] == ["b"]
+    assert report.total.cases == 1
+    assert report.sizes == {(512, 512): 1}
+    assert check(data, pictures=False).total.cases == 2
+
+
+def test_ti2i_has_no_masks_and_few_fields(tmp_path: Path) -> None:
+    record = {"image_path": "ti2i_benchmark/a.png", "editing_prompt": "a [dog]"}
+    write_pie(tmp_path, {"7": record}, "mapping_file_ti2i_benchmark.json", side=40)
+    data = open_data(tmp_path)
+    assert data.name == "TI2I"
+    assert not data.problems
+    (case,) = data
+    assert (case.source_prompt, case.target_prompt, case.type_id, case.mask()) == ("", "a dog", "other", None)
+    # beside PIE-Bench, as published, the file's own path chooses it
+    write_pie(tmp_path, {"1": RECORD})
+    assert open_data(tmp_path).name == "PIE-Bench"
+    assert [c.id for c in open_data(tmp_path / "mapping_file_ti2i_benchmark.json")] == ["7"]
+
+
+# --- one's own folder --------------------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        table = csv.DictWriter(file, names)
+        table.writeheader()
+        table.writerows(rows)
 
 
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     make_picture(0).save(tmp_path / "a.png")
-    Image.new("L", (32, 32), 255).save(tmp_path / "m.png")
+    region = np.zeros((32, 32), np.uint8)
+    region[:4] = 255
+    Image.fromarray(region).save(tmp_path / "m.png")
     Image.new("L", (8, 8), 255).save(tmp_path / "small.png")
     rows = [
-        {"image": "a.png", "source": "a cat", "target": "a dog", "mask": "m.png", "blend_source": "cat",
-         "blend_target": "dog"},
+        {"image": "a.png", "source": "a cät", "target": "a [dog]", "mask": "m.png", "blend_source": "cät",
+         "blend_target": "Dog", "type": "change color", "instruction": "go", "id": "mine"},
         {"image": "a.png", "source": "a cat", "mask": "small.png"},
         {"image": "a.png"},
         {"image": "../a.png", "source": "x"},
+        {"image": "a.png", "source": "a cat", "type": "seasons", "blend_source": "cat", "note": "?"},
+        {"image": "a.png", "source": "a cat", "id": "mine"},
+        {"image": "a.png", "source": "a cat", "mask": "none.png"},
     ]  # fmt: skip
-    with (tmp_path / "cases.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["image", "source", "target", "mask", "blend_source", "blend_target"])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(tmp_path / "cases.csv", rows)
     data = open_data(tmp_path)
-    assert [case.id for case in data.cases] == ["00001"]
-    assert data.cases[0].blend == ("cat", "dog")
-    assert data.cases[0].mask().all()
-    assert {p.id for p in data.problems} == {"00002", "00003", "00004"}
-    (tmp_path / "cases.csv").unlink()
-    lines = [json.dumps({"image": "a.png", "source": "a cat", "id": "one"}), "{", "3"]
+    mine, other = data
+    assert (mine.id, mine.source_prompt, mine.target_prompt, mine.blend) == ("mine", "a cät", "a dog", ("cät", "dog"))
+    assert (mine.type_name, mine.instruction, mine.has_target) == ("change color", "go", True)
+    assert np.array_equal(mine.mask(), region > 0)
+    assert mine.picture().tobytes() == make_picture(0).tobytes()
+    assert (other.id, other.type_name, other.blend, other.has_target) == ("00005", "seasons", None, False)
+    told = {problem.id: problem.what for problem in data.problems}
+    assert set(told) == {"00002", "00003", "00004", "00005", "mine", "00007", ""}
+    assert "32x32, but its mask is for 8x8" in told["00002"]
+    assert "has no source" in told["00003"]
+    assert "outside" in told["00004"]
+    assert "one blend word" in told["00005"]
+    assert "more than once" in told["mine"]
+    assert "mask none.png does not exist" in told["00007"]
+    assert "note" in told[""]
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    make_picture(0).save(tmp_path / "a.png")
+    lines = [json.dumps({"image": "a.png", "source": "a cat", "id": 7}), "", "{", "3", '{"image": ["a.png"]}']
     (tmp_path / "cases.jsonl").write_text("\n".join(lines))
     data = open_data(tmp_path)
-    assert [case.id for case in data.cases] == ["one"]
-    assert len(data.problems) == 2
+    assert [case.id for case in data] == ["7"]
+    assert {problem.id for problem in data.problems} == {"00003", "00004", "00005"}
+    assert open_data(tmp_path / "cases.jsonl").cases[0].fingerprint == data.cases[0].fingerprint
+
+
+def test_files_that_are_not_utf8_or_ragged(tmp_path: Path) -> None:
+    make_picture(0).save(tmp_path / "a.png")
+    (tmp_path / "cases.csv").write_text("image,source\na.png,a cat,more\n")
+    assert "more cells" in open_data(tmp_path).problems[0].what
+    (tmp_path / "cases.csv").write_bytes("image,source\na.png,a c\xe4t\n".encode("latin-1"))
+    with pytest.raises(ReinvertError, match="UTF-8"):
+        open_data(tmp_path)
+
+
+# --- COCO --------------------------------------------------------------------------------------------------------
 
 
 def test_coco_captions(tmp_path: Path) -> None:
-    make_picture(0).save(tmp_path / "1.png")
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    make_picture(0).save(tmp_path / "val2017" / "1.jpg")
+    make_picture(0).save(tmp_path / "4.jpg")
     told = {
-        "images": [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png"}],
-        "annotations": [{"id": 9, "image_id": 1, "caption": "late"}, {"id": 3, "image_id": 1, "caption": " a cat "}],
-    }
-    (tmp_path / "captions_val2017.json").write_text(json.dumps(told))
+        "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}, {"id": 3, "file_name": "1.jpg"},
+                   {"id": 4, "file_name": "../4.jpg"}, 5, {"id": 6}],
+        "annotations": [{"id": 9, "image_id": 1, "caption": "late"}, {"id": 3, "image_id": 1, "caption": " a  cat\n"},
+                        {"id": 4, "image_id": 2, "caption": "x"}, {"id": 5, "image_id": 4, "caption": "x"}, "?"],
+    }  # fmt: skip
+    (tmp_path / "annotations" / "captions_train2017.json").write_text("{}")  # its pictures are not here
+    (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps(told))
     data = open_data(tmp_path)
-    assert [(case.id, case.source_prompt, case.target_prompt) for case in data.cases] == [("1", "a cat", "")]
-    assert [p.id for p in data.problems] == ["2"]
+    assert [(case.id, case.source_prompt, case.has_target) for case in data] == [("1", "a cat", False)]
+    problems = {problem.id: problem.what for problem in data.problems}
+    assert set(problems) == {"2", "3", "4", "5", "6"}
+    assert "no caption" in problems["3"]
+    assert "outside" in problems["4"] or "does not exist" in problems["4"]
+    with pytest.raises(ReinvertError, match="COCO"):
+        open_data(tmp_path / "annotations" / "captions_train2017.json")
 
 
-def test_pie_bench_pp(tmp_path: Path) -> None:
+# --- PIE-Bench++ -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def jpeg(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("pp") / "a.jpg"
+    Image.new("RGB", (512, 512), "red").save(path)
+    return path.read_bytes()
+
+
+def test_pie_bench_pp(tmp_path: Path, jpeg: bytes) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    make_picture(0).save(tmp_path / "a.png")
-    picture = {"bytes": (tmp_path / "a.png").read_bytes(), "path": "a.png"}
-    rows = [
-        {"image": picture, "id": "1", "source_prompt": "a [cat]", "target_prompt": "a [dog]", "mask": "0 32 64 5",
-         "blended_words": '["cat,dog"]'},
-        {"image": picture, "id": "2", "source_prompt": "a cat", "target_prompt": "a dog", "mask": "",
-         "blended_words": "[]"},
-        {"image": {"bytes": b"no", "path": ""}, "id": "3", "source_prompt": "x", "target_prompt": "y", "mask": "",
-         "blended_words": ""},
-    ]  # fmt: skip
+    small = tmp_path / "small.png"
+    make_picture(0).save(small)
+    good: dict[str, Any] = {
+        "image": {"bytes": jpeg, "path": "a.jpg"}, "source_prompt": "a [cat]", "target_prompt": "a [dog]",
+        "edit_action": "{}", "aspect_mapping": "{}", "mask": "0 32 64 5", "blended_words": '["cat,dog", "x,y"]',
+    }  # fmt: skip
+    changes: dict[str, dict[str, Any]] = {
+        "json": {},
+        "python": {"blended_words": "['cat,dog']", "mask": "[0, 32, 64, 5]"},
+        "pairs": {"blended_words": "[('cat', 'dog')]", "mask": "0,32,64,5"},
+        "plain": {"blended_words": "cat,dog"},
+        "two": {"blended_words": "['cat', 'dog']"},
+        "nothing": {"blended_words": "[]", "mask": ""},
+        "no words": {"blended_words": "{'cat': 1}"},
+        "bytes": {"image": {"bytes": b"no", "path": ""}},
+        "empty": {"image": {"bytes": None, "path": "a.jpg"}},
+        "size": {"image": {"bytes": small.read_bytes(), "path": "a.png"}},
+        "mask": {"mask": "none"},
+        "odd": {"mask": "1 2 3"},
+        "prompt": {"target_prompt": None},
+    }
+    rows = [good | {"id": key} | change for key, change in changes.items()]
     folder = tmp_path / "1_change_object_80"
     folder.mkdir()
-    parquet.write_table(pa.Table.from_pylist(rows), folder / "V1-00000.parquet")
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "V1-00000-of-00001.parquet", row_group_size=3)
+    (tmp_path / "9_change_style_80.parquet").write_bytes(b"no parquet")
     data = open_data(tmp_path)
-    one, two = data.cases
-    assert (one.source_prompt, one.blend, one.type_id, int(one.mask().sum())) == ("a cat", ("cat", "dog"), "1", 37)
-    assert two.mask() is None
-    assert two.blend is None
-    assert [p.id for p in data.problems] == ["3"]
-    assert literal("[1, 2]") == literal("1 2") == [1, 2]
-    assert literal("{'a': 1}") == {"a": 1}
-    assert literal("cat,dog") == "cat,dog"
+    used = ["json", "python", "pairs", "plain", "two", "nothing", "no words"]
+    assert [case.id for case in data] == used
+    for case in data.cases[:5]:
+        assert (case.source_prompt, case.blend, case.type_id) == ("a cat", ("cat", "dog"), "1"), case.id
+        mask = case.mask()
+        assert mask is not None
+        assert np.flatnonzero(mask).tolist() == [*range(32), *range(64, 69)], case.id
+        assert case.picture().getpixel((0, 0)) == (254, 0, 0)
+    assert data.cases[5].mask() is None
+    assert data.cases[5].blend is data.cases[6].blend is None
+    told = {problem.id: problem for problem in data.problems}
+    assert set(told) == {"no words", "bytes", "empty", "size", "mask", "odd", "prompt", ""}
+    assert not told["no words"].left_out
+    assert "32x32, but its mask is for 512x512" in told["size"].what
+    assert "9_change_style_80.parquet" in told[""].what
+    # one config alone, by its folder or its file
+    assert [case.type_id for case in open_data(folder)] == ["1"] * 7
+    assert [case.type_id for case in open_data(folder / "V1-00000-of-00001.parquet")] == ["1"] * 7
+
+
+def test_only_one_group_of_pictures_is_in_memory(tmp_path: Path, jpeg: bytes) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"image": {"bytes": jpeg, "path": ""}, "id": str(i), "source_prompt": "a", "target_prompt": "b"}
+            for i in range(6)]  # fmt: skip
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "0_random_140.parquet", row_group_size=2)
+    data = open_data(tmp_path)
+    assert len(data) == 6
+    assert len(pickle.dumps(data)) < len(jpeg)
+    pp._pictures.cache_clear()
+    for case in data:
+        assert case.picture().size == (512, 512)
+    assert pp._pictures.cache_info().misses == 3
+    assert pp._pictures.cache_info().currsize == 1
+
+
+def test_without_pyarrow_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ReinvertError, match=r"reinvert\[bench\]"):
+        open_data(tmp_path)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_read_somehow(text: str) -> None:
+    pp.literal(text)
+    pp._blend(pp.literal(text))
+
+
+# --- picturebook -------------------------------------------------------------------------------------------------
 
 
 def test_picturebook_is_drawn_on_the_fly() -> None:
-    data = open_data("picturebook:12?seed=3")
-    assert len(data.cases) == 12
-    assert data.has_true_edits
-    again = open_data("picturebook:12?seed=3")
-    assert data.fingerprint == again.fingerprint != open_data("picturebook:12?seed=4").fingerprint
-    for wrong in ("picturebook:0", "picturebook:x", "nowhere"):
-        with pytest.raises(ReinvertError):
-            open_data(wrong)
+    data = open_data("picturebook:10?seed=3")
+    assert (len(data), data.has_true_edits, data.problems) == (10, True, ())
+    few = open_data("picturebook:2?seed=3")
+    assert [case.fingerprint for case in few] == [case.fingerprint for case in data.cases[:2]]
+    assert few.fingerprint != open_data("picturebook:2?seed=4").fingerprint
+    for case in data:
+        picture, mask, truth = np.asarray(case.picture()), case.mask(), case.true_edit()
+        assert mask is not None
+        assert truth is not None
+        assert np.array_equal(picture[~mask], np.asarray(truth)[~mask])  # the mask is exact
+        assert case.type_name == TYPES[case.type_id]
+        for prompt, word in zip((case.source_prompt, case.target_prompt), case.blend or (), strict=False):
+            assert spelling(prompt, word) == word
+        for words, prompt in ((case.source_marked, case.source_prompt), (case.target_marked, case.target_prompt)):
+            assert all(word in prompt for word in words)
+    assert {case.type_id for case in open_data("picturebook:6?types=1,6")} == {"1", "6"}
+    assert open_data("picturebook:1?size=96").cases[0].picture().size == (96, 96)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["picturebook:0", "picturebook:x", "picturebook:3?seed=x", "picturebook:3?size=9999", "picturebook:3?types=12",
+     "picturebook:3?speed=1", "nowhere"],
+)  # fmt: skip
+def test_a_name_of_nothing_is_refused(spec: str) -> None:
+    with pytest.raises(ReinvertError):
+        open_data(spec)
 
 
 def test_a_folder_of_nothing_is_told(tmp_path: Path) -> None:
     with pytest.raises(ReinvertError, match=r"mapping_file\.json"):
         open_data(tmp_path)
+    (tmp_path / "mapping_file.json").write_text("{}")
+    with pytest.raises(ReinvertError, match="no cases"):
+        open_data(tmp_path)
+
+
+# --- cases -------------------------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_of_everything_that_is_asked(tmp_path: Path) -> None:
+    def fingerprint(**changes: Any) -> str:
+        told: dict[str, Any] = {"id": "a", "source_prompt": "a cat", "target_prompt": "a dog"}
+        case = EditCase(**(told | {"open_picture": lambda: make_picture(0)} | changes))
+        assert case.fingerprint == case.fingerprint
+        return case.fingerprint
+
+    def mask(side: int) -> Any:
+        return lambda: np.zeros((side, 256 // side), dtype=bool)
+
+    changes: list[dict[str, Any]] = [
+        {}, {"id": "b"}, {"source_prompt": "x"}, {"target_prompt": "x"}, {"blend": ("cat", "dog")},
+        {"instruction": "go"}, {"type_id": "3"}, {"open_picture": lambda: make_picture(1)}, {"open_mask": mask(16)},
+        {"open_mask": mask(8)}, {"open_bytes": lambda: b"1"},
+    ]  # fmt: skip
+    assert len({fingerprint(**change) for change in changes}) == len(changes)
+    assert fingerprint() == fingerprint()
+
+
+def test_cases_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+    data = open_data(write_pie(tmp_path, {"a": RECORD}))
+    for sent in (data, open_data("picturebook:2")):
+        again: Data = pickle.loads(pickle.dumps(sent))
+        assert again.fingerprint == sent.fingerprint
+
+
+def test_check_counts(tmp_path: Path) -> None:
+    write_pie(tmp_path, {"a": RECORD, "b": RECORD | {"editing_type_id": "9", "blended_word": "", "mask": []}})
+    report = check(open_data(tmp_path))
+    assert list(report.counts) == ["1", "9"]
+    assert report.total.row == (2, 2, 2, 1, 2, 0)
+    assert [(p.id, p.left_out) for p in report.problems] == [("b", False)]  # nothing may be edited
+    assert "1 change object" in report.text
+    assert "pictures: 512x512 (2)" in report.text
+    assert "b: its mask is empty" in report.text

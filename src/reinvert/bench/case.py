@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ TYPES = {
 }  # fmt: skip
 """PIE-Bench's numbers of edit types and their names."""
 
+UNTYPED: Final = "other"
+"""The type of cases whose data set tells none."""
+
 Mask = NDArray[np.bool_]
 Opener = Callable[[], Image.Image]
 
@@ -26,48 +29,65 @@ Opener = Callable[[], Image.Image]
 class EditCase:
     """One edit to be made. Pictures and masks are opened when they are asked for, and not kept.
 
-    Prompts are without brackets; an empty target is a case for reconstruction only. `blend` names the word of the
-    source and the word of the target whose region changes. The mask is 1 where the edit may change the picture,
-    without the published border rule.
+    Prompts are without brackets; `source_marked` and `target_marked` are what stood in them. An empty target is a case
+    for reconstruction only. `blend` names the word of the source and the word of the target whose region changes; both
+    occur in their prompts. The mask is 1 where the edit may change the picture, as it was annotated: the border that
+    the published evaluator adds belongs to the metrics (`data.masks.with_border`).
     """
 
     id: str
     source_prompt: str
     target_prompt: str
     open_picture: Opener = field(repr=False)
-    type_id: str = "0"
+    type_id: str = UNTYPED
+    """A key of `TYPES`, or the data set's own name."""
     instruction: str | None = None
     blend: tuple[str, str] | None = None
+    source_marked: tuple[str, ...] = ()
+    target_marked: tuple[str, ...] = ()
     open_mask: Callable[[], Mask] | None = field(default=None, repr=False)
     open_true_edit: Opener | None = field(default=None, repr=False)
+    open_bytes: Callable[[], bytes] | None = field(default=None, repr=False)
+    """The picture's file, which the fingerprint is made of; without it, its pixels."""
 
     @property
     def type_name(self) -> str:
         return TYPES.get(self.type_id, self.type_id)
+
+    @property
+    def has_target(self) -> bool:
+        """Whether there is an edit to be made; else the case is for reconstruction only."""
+        return bool(self.target_prompt.strip())
 
     def picture(self) -> Image.Image:
         """The source picture, RGB."""
         return self.open_picture()
 
     def mask(self) -> Mask | None:
-        """[height, width], at the picture's size."""
+        """Bool [height, width] at the picture's size, or None."""
         return None if self.open_mask is None else self.open_mask()
 
     def true_edit(self) -> Image.Image | None:
-        """The picture that the edit should give, where that is known."""
+        """The picture that the edit should give, RGB at the picture's size, where that is known."""
         return None if self.open_true_edit is None else self.open_true_edit()
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of everything that is asked: pixels, prompts, words and mask."""
+        """A hash of everything that is asked: the picture's bytes, prompts, words, type and mask.
+
+        It stays the same for the same files on another machine and with other versions of the libraries.
+        """
         told = hashlib.sha256()
-        picture, mask = self.picture(), self.mask()
         said = (self.id, self.source_prompt, self.target_prompt, self.type_id, self.instruction, self.blend)
-        told.update(repr(picture.size).encode())
         told.update(repr(said).encode())
-        told.update(picture.tobytes())
+        if self.open_bytes is not None:
+            told.update(self.open_bytes())
+        else:
+            picture = self.picture()
+            told.update(repr(picture.size).encode() + picture.tobytes())
+        mask = self.mask()
         if mask is not None:
-            told.update(np.packbits(mask).tobytes())
+            told.update(repr(mask.shape).encode() + np.packbits(mask).tobytes())
         return told.hexdigest()[:16]
 
 
@@ -77,16 +97,25 @@ class Problem:
 
     id: str
     what: str
+    left_out: bool = True
+    """Whether the case cannot be used; otherwise it is used as `what` says."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """A benchmark's cases in order, and what could not be read."""
+    """A benchmark's cases in order, and what is wrong with the others."""
 
     name: str
     cases: tuple[EditCase, ...]
     problems: tuple[Problem, ...] = ()
-    about: dict[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the data says of itself: of a folder that `make` wrote, how."""
+
+    def __iter__(self) -> Iterator[EditCase]:
+        return iter(self.cases)
+
+    def __len__(self) -> int:
+        return len(self.cases)
 
     @property
     def has_true_edits(self) -> bool:

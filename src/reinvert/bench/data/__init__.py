@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Final
 
 from reinvert.bench.case import Data
 from reinvert.bench.data import coco, folder, picturebook, pie_bench, pie_bench_pp
 from reinvert.errors import ReinvertError
 
+READERS: Final = (pie_bench, folder, coco, pie_bench_pp)
+"""Each has `find(folder)`, the file that it would read there or None, and `read(file)`."""
 
-def open_data(spec: str | Path) -> Data:
+KNOWN: Final = (
+    f"{pie_bench.PIE} (PIE-Bench), {pie_bench.TI2I} (TI2I), cases.csv or cases.jsonl (your own), "
+    "captions_*.json (COCO), *.parquet (PIE-Bench++)"
+)
+
+
+def open_data(spec: str | os.PathLike[str]) -> Data:
     """The cases of a data set.
 
-    `picturebook:100?seed=3` draws 100 cases. A folder is PIE-Bench (`mapping_file.json`), TI2I
-    (`mapping_file_ti2i_benchmark.json`), PIE-Bench++ (`*.parquet`), COCO captions (`captions_*.json`), or one's own
-    (`cases.csv` or `cases.jsonl`). Whatever is wrong with single cases is in `problems`; the rest can be used.
-    Raises `ReinvertError` if nothing there can be read at all.
+    `picturebook:100?seed=3` draws 100 cases. A folder is what the files in it say: PIE-Bench (`mapping_file.json`),
+    TI2I (`mapping_file_ti2i_benchmark.json`), one's own (`cases.csv` or `cases.jsonl`), COCO captions
+    (`captions_*.json`) or PIE-Bench++ (`*.parquet`), in this order; the path of such a file chooses it. The heads of
+    pictures are read, not their pixels (`bench.check` reads those). What is wrong with single cases is in `problems`;
+    the rest can be used.
+
+    Raises `ReinvertError` if there is nothing that can be read.
     """
-    if str(spec).split(":")[0] == "picturebook" and not Path(spec).exists():
-        return picturebook.read(str(spec))
-    root = Path(spec)
-    if not root.exists():
-        raise ReinvertError(f"{spec} does not exist; name a folder of data, or picturebook:COUNT")
-    if root.is_file():
-        root = root.parent
-    for reader in (pie_bench, folder, coco, pie_bench_pp):
-        if reader.fits(root):
-            return reader.read(root)
-    raise ReinvertError(
-        f"{spec} holds none of the data sets that are known: mapping_file.json (PIE-Bench), cases.csv or cases.jsonl "
-        "(your own), captions_*.json (COCO), *.parquet (PIE-Bench++)"
-    )
+    name = os.fspath(spec)
+    if name.partition(":")[0].partition("?")[0] == picturebook.NAME and not Path(name).exists():
+        return picturebook.read(name)
+    place = Path(name).expanduser()
+    if not place.exists():
+        raise ReinvertError(f"{name} does not exist; name a folder of data, or {picturebook.NAME}:100")
+    data = _file(place) if place.is_file() else _folder(place)
+    if data is None:
+        raise ReinvertError(f"{name} is no data set that is known: {KNOWN}")
+    if not data.cases and not data.problems:
+        raise ReinvertError(f"{name} holds no cases; check that it is complete")
+    return data
+
+
+def _folder(place: Path) -> Data | None:
+    for reader in READERS:
+        found = reader.find(place)
+        if found is not None:
+            return reader.read(found)
+    return None
+
+
+def _file(path: Path) -> Data | None:
+    if path.name in pie_bench.NAMES:
+        return pie_bench.read(path)
+    if path.suffix in (".csv", ".jsonl"):
+        return folder.read(path)
+    if path.name.startswith(coco.PREFIX) and path.suffix == ".json":
+        return coco.read(path)
+    return pie_bench_pp.read(path) if path.suffix == ".parquet" else None
 
 
 __all__ = ["open_data"]

@@ -1,27 +1,160 @@
-"""What the readers share: pictures that cannot leave their folder, prompts in brackets, run-length masks."""
+"""What the readers share: files that cannot leave their folder, fields, prompts in brackets, and one place where
+whatever is wrong with a case becomes a `Problem` and the rest goes on."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
 
-import numpy as np
 from PIL import Image
 
-from reinvert.bench.case import EditCase, Mask, Problem
+from reinvert.bench.case import TYPES, EditCase, Problem
 from reinvert.errors import ReinvertError
-from reinvert.image import open_image
+from reinvert.image import FORMATS, Size, open_image
+
+MAX_PIXELS: Final = 64_000_000
+TRAILING: Final = ".,;:!?)]}\"'…’”"
+"""Punctuation behind a word of a prompt, which blend words may leave out."""
+TURNED: Final = (5, 6, 7, 8)
+"""EXIF orientations in which width and height change places."""
+
+Record = Mapping[str, Any]
 
 
-def inside(root: Path, name: str) -> Path:
+@dataclass
+class Draft:
+    """A case as its record tells it, before it is checked."""
+
+    case: EditCase
+    size: Size
+    """Of the picture."""
+    mask_size: Size | None = None
+    notes: list[str] = field(default_factory=list[str])
+    """What is wrong without making the case useless."""
+
+
+@dataclass
+class Collection:
+    """Cases and problems as they are found."""
+
+    cases: list[EditCase] = field(default_factory=list[EditCase])
+    problems: list[Problem] = field(default_factory=list[Problem])
+    ids: set[str] = field(default_factory=set[str])
+
+    def problem(self, key: str, what: str, *, left_out: bool = True) -> None:
+        self.problems.append(Problem(key, what, left_out))
+
+    def take(self, key: str, make: Callable[[], Draft]) -> None:
+        """Add the case that `make` reads; if it raises, the reason becomes the problem of `key`."""
+        try:
+            if not re.fullmatch(r"\w[\w.+ -]{0,199}", key):  # results are files of that name
+                raise ReinvertError("its id is no name of a file: use letters, digits, '-', '_' and '.'")
+            if key in self.ids:
+                raise ReinvertError("its id occurs more than once; only the first is used")
+            draft = make()
+            if draft.mask_size not in (None, draft.size):
+                raise ReinvertError(f"its picture is {_by(draft.size)}, but its mask is for {_by(draft.mask_size)}")
+        except (ReinvertError, OSError) as error:
+            return self.problem(key, str(error))
+        self.ids.add(key)
+        case, note = _blended(draft.case)
+        self.cases.append(case)
+        for what in [*draft.notes, *([note] if note else [])]:
+            self.problem(key, what, left_out=False)
+
+
+# --- fields ------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """Raises `ReinvertError` unless the file is JSON in UTF-8."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ReinvertError(f"{path.name} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ReinvertError(f"{path.name} is not valid JSON: {error}") from error
+
+
+def as_record(told: Any) -> Record:
+    if not isinstance(told, Mapping):
+        raise ReinvertError("it is no record of fields and values")
+    return cast(Record, told)
+
+
+def text(record: Record, name: str) -> str:
+    """A field that must hold some text."""
+    found = maybe_text(record, name)
+    if not found:
+        raise ReinvertError(f"it has no {name}")
+    return found
+
+
+def maybe_text(record: Record, name: str) -> str:
+    """A field that may be missing, null or empty: then the empty string."""
+    told = record.get(name)
+    if told is None:
+        return ""
+    if not isinstance(told, str):
+        raise ReinvertError(f"its {name} is no text: {str(told)[:40]!r}")
+    return told if told.strip() else ""
+
+
+def type_of(told: Any, *, own: bool = False) -> str:
+    """The id of an edit type, from its number or name; `own` allows others. Missing is empty."""
+    name = "" if told is None else str(told).strip()
+    for key, title in TYPES.items():
+        if name in (key, title, title.replace(" ", "_")):
+            return key
+    if name and not own:
+        raise ReinvertError(f"its type is {name!r}; the types are 0 to {len(TYPES) - 1}")
+    return name
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def inside(root: Path, name: str, what: str = "picture") -> Path:
     """The path of a file that a data file names. Raises `ReinvertError` if it is missing or outside of `root`."""
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise ReinvertError(f"its picture {name} lies outside the data's folder")
-    if not path.is_file():
-        raise ReinvertError(f"its picture {name} does not exist")
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root.resolve()):
+            raise ReinvertError(f"its {what} {name} lies outside of the data's folder")
+        if not path.is_file():
+            raise ReinvertError(f"its {what} {name} does not exist")
+    except ReinvertError:
+        raise
+    except (OSError, ValueError) as error:  # too long a name, a zero byte
+        raise ReinvertError(f"its {what} {name[:40]!r} is no name of a file") from error
     return path
+
+
+def size_of(file: Path | bytes, name: str) -> Size:
+    """Width and height of a picture once it is upright, from the head of its file; nothing is decoded."""
+    try:
+        opened: BinaryIO = BytesIO(file) if isinstance(file, bytes) else file.open("rb")
+        with opened, Image.open(opened, formats=FORMATS) as picture:
+            (width, height), turn = picture.size, picture.getexif().get(274, 1)
+    except Exception as error:  # on a damaged file Pillow raises nearly anything
+        raise ReinvertError(f"its picture {name} is damaged, or no picture that reinvert can read") from error
+    if width * height > MAX_PIXELS:
+        raise ReinvertError(f"its picture {name} is {width}x{height}, more than {MAX_PIXELS:,} pixels")
+    return (height, width) if turn in TURNED else (width, height)
+
+
+def opener(path: Path) -> partial[Image.Image]:
+    """Opens the picture. A `partial`, not a lambda, so that cases can be sent to other processes."""
+    return partial(open_image, path)
+
+
+# --- words -------------------------------------------------------------------------------------------------------
 
 
 def unbracketed(prompt: str) -> str:
@@ -29,60 +162,55 @@ def unbracketed(prompt: str) -> str:
     return prompt.replace("[", "").replace("]", "")
 
 
-def words_of(prompt: str) -> list[str]:
-    return re.findall(r"[\w'-]+", prompt.lower())
+def marked(prompt: str) -> tuple[str, ...]:
+    """What stands in the brackets of a prompt."""
+    return tuple(part.strip() for part in re.findall(r"\[([^\[\]]*)\]", prompt) if part.strip())
 
 
-def check_blend(case: EditCase) -> str | None:
-    """What is wrong with the blend words of a case, which have to occur in their prompts."""
-    for prompt, word in zip((case.source_prompt, case.target_prompt), case.blend or (), strict=False):
-        if word and not set(words_of(word)) <= set(words_of(prompt)):
-            return f"its blend word {word!r} does not occur in {prompt!r}"
+def bracketed(source: str, target: str) -> tuple[str, str]:
+    """Both prompts with what differs in brackets, word by word, as PIE-Bench has them."""
+    one, two = source.split(" "), target.split(" ")
+    first, second = list[str](), list[str]()
+    for kind, a, b, c, d in SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
+        same = kind == "equal"
+        first += one[a:b] if same or a == b else [f"[{' '.join(one[a:b])}]"]
+        second += two[c:d] if same or c == d else [f"[{' '.join(two[c:d])}]"]
+    return " ".join(first), " ".join(second)
+
+
+def bracket_notes(*prompts: str) -> list[str]:
+    """Brackets that do not pair. They are stripped all the same."""
+    odd = [prompt for prompt in prompts if set("[]") & set(re.sub(r"\[[^\[\]]*\]", "", prompt))]
+    return [f"the brackets in {prompt!r} do not pair; they are left out" for prompt in odd]
+
+
+def spelling(prompt: str, phrase: str) -> str | None:
+    """A word or phrase as the prompt writes it, or None where it does not occur.
+
+    As the editors look words up: whole words, where punctuation behind the prompt's words may be left out. Here
+    capitals may differ too; what is returned can be found by the editors.
+    """
+    words, wanted = prompt.split(), phrase.lower().split()
+    for shown in (words, [word.rstrip(TRAILING) for word in words]):
+        for start in range(len(shown) - len(wanted) + 1) if wanted else ():
+            found = shown[start : start + len(wanted)]
+            if [word.lower() for word in found] == wanted:
+                return " ".join(found)
     return None
 
 
-def decode_mask(runs: Sequence[int], height: int, width: int) -> Mask:
-    """A run-length mask: (start, length) pairs over the rows of the picture, 0-based; what is too long is cut."""
-    if len(runs) % 2 or any(not isinstance(n, int) or n < 0 for n in runs):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ReinvertError("its mask is no list of (start, length) pairs")
-    total = height * width
-    steps = np.zeros(total + 1, dtype=np.int64)
-    starts = np.minimum(np.asarray(runs[0::2], dtype=np.int64), total)
-    np.add.at(steps, starts, 1)
-    np.add.at(steps, np.minimum(starts + np.asarray(runs[1::2], dtype=np.int64), total), -1)
-    return (steps[:total].cumsum() > 0).reshape(height, width)
+def _blended(case: EditCase) -> tuple[EditCase, str | None]:
+    """The case with its blend words as its prompts spell them; without them and with a note where they do not occur."""
+    if case.blend is None:
+        return case, None
+    prompts = (case.source_prompt, case.target_prompt)
+    found = [spelling(prompt, word) for prompt, word in zip(prompts, case.blend, strict=True)]
+    for prompt, word, seen in zip(prompts, case.blend, found, strict=True):
+        if seen is None:
+            note = f"its blend word {word!r} does not occur in {prompt!r}; it is used without blend words"
+            return replace(case, blend=None), note
+    return replace(case, blend=(found[0], found[1])), None
 
 
-def encode_mask(mask: Mask) -> list[int]:
-    """The runs of `decode_mask`."""
-    padded = np.concatenate([[False], mask.reshape(-1), [False]])
-    edges = np.flatnonzero(padded[1:] != padded[:-1])
-    return [int(n) for start, end in zip(edges[0::2], edges[1::2], strict=True) for n in (start, end - start)]
-
-
-def opened(path: Path) -> Image.Image:
-    return open_image(path)
-
-
-def sound(cases: Iterable[EditCase], problems: list[Problem], *, size: bool = True) -> tuple[EditCase, ...]:
-    """The cases whose picture opens and whose mask has its size; the others become problems. A blend word that does
-    not occur is told of and taken away."""
-    from dataclasses import replace
-
-    good: list[EditCase] = []
-    for case in cases:
-        try:
-            picture = case.picture()
-            mask = case.mask()
-            if mask is not None and mask.shape != (picture.height, picture.width):
-                raise ReinvertError(
-                    f"its mask is {mask.shape[1]}x{mask.shape[0]}, its picture {picture.width}x{picture.height}"
-                )
-        except (ReinvertError, OSError, ValueError) as error:
-            problems.append(Problem(case.id, str(error)))
-            continue
-        wrong = check_blend(case)
-        if wrong is not None:
-            problems.append(Problem(case.id, f"{wrong}; the case is used without blend words"))
-        good.append(case if wrong is None else replace(case, blend=None))
-    return tuple(good)
+def _by(size: Size | None) -> str:
+    return "x".join(map(str, size or ()))

@@ -1,7 +1,17 @@
-"""A folder of one's own: `cases.csv` or `cases.jsonl` beside the pictures.
+"""A folder of one's own: `cases.csv` or `cases.jsonl` beside the pictures, one case a line.
 
-Columns: image and source are needed; target, id, type (0..9), instruction, mask (a picture, white = edit), blend_source
-and blend_target are not. Paths are relative to the folder.
+| column | |
+|---|---|
+| image | path of the picture, relative to the folder; needed |
+| source | what the picture shows; needed |
+| target | what it should show; without it, the case is for reconstruction only |
+| id | a name for results; else the number of the line, counted from 1 |
+| type | 0 to 9 or a name of PIE-Bench's, or a name of your own to group by |
+| instruction | for editors that follow instructions |
+| mask | path of a picture of the same size, white where the edit may change it |
+| blend_source, blend_target | the word of either prompt whose region changes; both or none |
+
+Words in [brackets] in source or target are marked as what differs, as in PIE-Bench.
 """
 
 from __future__ import annotations
@@ -9,77 +19,101 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from reinvert.bench.case import Data, EditCase, Mask, Problem
-from reinvert.bench.data.common import inside, opened, sound
+from reinvert.bench.case import UNTYPED, Data, EditCase, Mask
+from reinvert.bench.data.common import (
+    Collection,
+    Draft,
+    as_record,
+    bracket_notes,
+    inside,
+    marked,
+    maybe_text,
+    opener,
+    size_of,
+    text,
+    type_of,
+    unbracketed,
+)
 from reinvert.errors import ReinvertError
 from reinvert.image import open_mask
 
-COLUMNS = ("image", "source", "target", "id", "type", "instruction", "mask", "blend_source", "blend_target")
+FILES: Final = ("cases.csv", "cases.jsonl")
+COLUMNS: Final = ("image", "source", "target", "id", "type", "instruction", "mask", "blend_source", "blend_target")
 
 
-def fits(root: Path) -> bool:
-    return any((root / name).is_file() for name in ("cases.csv", "cases.jsonl"))
+def find(root: Path) -> Path | None:
+    return next((root / name for name in FILES if (root / name).is_file()), None)
 
 
-def read(root: Path) -> Data:
-    problems, cases = list[Problem](), list[EditCase]()
-    for number, record in _records(root, problems):
-        key = str(record.get("id") or f"{number:05d}")
-        try:
-            cases.append(_case(root, key, record))
-        except ReinvertError as error:
-            problems.append(Problem(key, str(error)))
-    return Data(root.resolve().name, sound(cases, problems), tuple(problems))
+def read(file: Path) -> Data:
+    """All cases of a table or a file of JSON lines. Raises `ReinvertError` if it is not UTF-8."""
+    found, root, unread = Collection(), file.parent, set[str]()
+    try:
+        for number, told in _table(file) if file.suffix == ".csv" else _lines(file):
+            record: Any = {} if isinstance(told, ReinvertError) or not isinstance(told, Mapping) else told
+            named: Any = record.get("id")
+            key = f"{number:05d}" if named in (None, "") else str(named)
+            unread |= {str(name) for name in record if name not in COLUMNS}
+            found.take(key, partial(_draft, root, key, told))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise ReinvertError(f"{file} cannot be read: {error}; save it as UTF-8") from error
+    if unread:
+        found.problem("", f"{file.name} has columns that nothing reads: {', '.join(sorted(unread))}", left_out=False)
+    return Data(root.resolve().name, tuple(found.cases), tuple(found.problems))
 
 
-def _records(root: Path, problems: list[Problem]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    table, lines = root / "cases.csv", root / "cases.jsonl"
-    if table.is_file():
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            for name in reader.fieldnames or ():
-                if name not in COLUMNS:
-                    problems.append(Problem("", f"cases.csv has a column {name!r} that nothing reads"))
-            yield from enumerate(reader, 1)
-        return
-    for number, line in enumerate(lines.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            record: Any = json.loads(line)
-        except ValueError as error:
-            problems.append(Problem(f"{number:05d}", f"line {number} of cases.jsonl is not valid JSON: {error}"))
-            continue
-        if isinstance(record, dict):
-            yield number, record
-        else:
-            problems.append(Problem(f"{number:05d}", f"line {number} of cases.jsonl is no record"))
+def _table(file: Path) -> Iterator[tuple[int, Any]]:
+    """Each line as a record, or as the error that it is."""
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        for number, record in enumerate(csv.DictReader(lines), 1):
+            more: Any = None in record
+            yield number, ReinvertError("its line has more cells than there are columns") if more else record
 
 
-def _case(root: Path, key: str, record: Mapping[str, Any]) -> EditCase:
-    for name in ("image", "source"):
-        if not record.get(name):
-            raise ReinvertError(f"it has no {name}")
-    path = inside(root, str(record["image"]))
-    mask = inside(root, str(record["mask"])) if record.get("mask") else None
-    blend = (str(record.get("blend_source") or ""), str(record.get("blend_target") or ""))
+def _lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """Each line that is not empty as the value that it holds, or as the error that it is."""
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                if line.strip():
+                    yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield number, ReinvertError(f"its line is not valid JSON: {error}")
 
-    def region() -> Mask:
-        assert mask is not None
-        return np.asarray(open_mask(mask)) > 127
 
-    return EditCase(
+def _draft(root: Path, key: str, told: Any) -> Draft:
+    if isinstance(told, ReinvertError):
+        raise told
+    record = as_record(told)
+    name, source, target = text(record, "image"), text(record, "source"), maybe_text(record, "target")
+    path = inside(root, name)
+    mask_name = maybe_text(record, "mask")
+    mask = inside(root, mask_name, "mask") if mask_name else None
+    blend = maybe_text(record, "blend_source").strip(), maybe_text(record, "blend_target").strip()
+    case = EditCase(
         id=key,
-        source_prompt=str(record["source"]),
-        target_prompt=str(record.get("target") or ""),
-        open_picture=lambda: opened(path),
-        type_id=str(record.get("type") or "0"),
-        instruction=str(record["instruction"]) if record.get("instruction") else None,
-        blend=blend if any(blend) else None,
-        open_mask=None if mask is None else region,
+        source_prompt=unbracketed(source),
+        target_prompt=unbracketed(target),
+        open_picture=opener(path),
+        type_id=type_of(record.get("type"), own=True) or UNTYPED,
+        instruction=maybe_text(record, "instruction") or None,
+        blend=blend if all(blend) else None,
+        source_marked=marked(source),
+        target_marked=marked(target),
+        open_mask=None if mask is None else partial(_mask, mask),
+        open_bytes=path.read_bytes,
     )
+    notes = bracket_notes(source, target)
+    if any(blend) and not all(blend):
+        notes.append("it has one blend word, and two are needed; it is used without blend words")
+    return Draft(case, size_of(path, name), None if mask is None else size_of(mask, mask_name), notes)
+
+
+def _mask(path: Path) -> Mask:
+    return np.asarray(open_mask(path)) > 0

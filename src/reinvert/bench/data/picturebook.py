@@ -3,42 +3,131 @@
 from __future__ import annotations
 
 import re
-from functools import cache
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
-from reinvert.bench.case import Data, EditCase
+from PIL import Image
+
+from reinvert.bench.case import Data, EditCase, Mask
+from reinvert.bench.data.common import bracketed, marked
 from reinvert.errors import ReinvertError
-from reinvert.picturebook.draw import SIZE
-from reinvert.picturebook.edits import Edit, sample_edits
+from reinvert.picturebook.draw import SIZE, draw, true_edit
+from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edits
+from reinvert.picturebook.scene import PLACE
+
+NAME: Final = "picturebook"
+SIZES: Final = (16, 1024)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An edit at a size in pixels: drawn at that size, or (`enlarged`) at the model's, each pixel then repeated."""
+
+    edit: Edit
+    size: int = SIZE
+    enlarged: bool = False
+
+    @property
+    def _drawn(self) -> int:
+        return SIZE if self.enlarged else self.size
+
+    def picture(self) -> Image.Image:
+        return self._shown(draw(self.edit.source, self._drawn))
+
+    def mask(self) -> Mask:
+        return self.truth()[1]
+
+    def true_edit(self) -> Image.Image:
+        return self.truth()[0]
+
+    def truth(self) -> tuple[Image.Image, Mask]:
+        """The true edit and its mask, which are drawn together."""
+        picture, mask = true_edit(self.edit.source, self.edit.target, self._drawn)
+        times = self.size // self._drawn
+        return self._shown(picture), mask.repeat(times, 0).repeat(times, 1)
+
+    def _shown(self, picture: Image.Image) -> Image.Image:
+        return picture.resize((self.size, self.size), Image.Resampling.NEAREST)
 
 
 def read(spec: str) -> Data:
-    """`picturebook`, `picturebook:100`, `picturebook:100?seed=3`: so many held-out edits, the ten types in turn."""
-    told = re.fullmatch(r"picturebook(?::(\d+))?(?:\?seed=(\d+))?", spec)
-    if told is None or told[1] == "0":
-        raise ReinvertError(f"{spec} is no data; write picturebook:100 or picturebook:100?seed=3")
-    count, seed = int(told[1] or 100), int(told[2] or 0)
-    edits = sample_edits(count, seed=seed, unseen=True)
-    cases = tuple(case_of(edit, f"{edit.type_id}{index:05d}") for index, edit in enumerate(edits))
-    return Data(f"picturebook:{count}?seed={seed}", cases)
+    """`picturebook:100`: so many held-out edits, the types taking turns; `?seed=3&size=128&types=1,6` after it.
+
+    The same seed and types give the same edits, whatever the count.
+    """
+    told = re.fullmatch(rf"{NAME}(?::(\d+))?(?:\?(.*))?", spec)
+    if told is None:
+        raise ReinvertError(f"{spec!r} is no data; write {NAME}:100 or {NAME}:100?seed=3")
+    given = {"seed": "0", "size": str(SIZE), "types": ",".join(map(str, EDIT_TYPES))}
+    for part in filter(None, (told[2] or "").split("&")):
+        name, _, value = part.partition("=")
+        if name not in given:
+            raise ReinvertError(f"{NAME} has no {name!r}; after ? come {', '.join(given)}")
+        given[name] = value
+    count, seed, size = int(told[1] or 100), _number(given["seed"], "seed"), _number(given["size"], "size")
+    types = tuple(_number(part, "types") for part in given["types"].split(","))
+    check(count, size, types)
+    shown = [f"seed={seed}"] + [f"size={size}"] * (size != SIZE)
+    shown += [f"types={','.join(map(str, types))}"] * (types != tuple(EDIT_TYPES))
+    edits = sample_edits(count, types, seed, unseen=True)
+    cases = tuple(case_of(Drawing(edit, size), f"{edit.type_id}{index:05d}") for index, edit in enumerate(edits))
+    return Data(f"{NAME}:{count}?{'&'.join(shown)}", cases)
 
 
-def case_of(edit: Edit, name: str, size: int = SIZE) -> EditCase:
-    """One edit as a case."""
+def check(count: int, size: int, types: Sequence[int] = tuple(EDIT_TYPES)) -> None:
+    """Raise `ReinvertError` for a number that cannot be."""
+    if not 1 <= count <= 99_999:
+        raise ReinvertError(f"{NAME} draws 1 to 99999 cases, not {count}")
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise ReinvertError(f"{NAME} draws pictures of {SIZES[0]} to {SIZES[1]} pixels a side, not {size}")
+    for type_id in types:
+        if type_id not in EDIT_TYPES:
+            raise ReinvertError(f"there is no edit type {type_id}; choose from {', '.join(map(str, EDIT_TYPES))}")
 
-    @cache
-    def truth() -> Any:
-        return edit.truth(size)
 
-    words = (" ".join(edit.source_words[:1]), " ".join(edit.target_words[:1]))
+def case_of(drawing: Drawing, name: str) -> EditCase:
+    """A drawing as a case."""
+    edit = drawing.edit
+    before, after = bracketed(edit.source_prompt, edit.target_prompt)
     return EditCase(
         id=name,
         source_prompt=edit.source_prompt,
         target_prompt=edit.target_prompt,
-        open_picture=lambda: edit.picture(size),
+        open_picture=drawing.picture,
         type_id=str(edit.type_id),
         instruction=edit.instruction,
-        blend=words if any(words) else None,
-        open_mask=lambda: truth()[1],
-        open_true_edit=lambda: truth()[0],
+        blend=blend_of(edit),
+        source_marked=marked(before),
+        target_marked=marked(after),
+        open_mask=drawing.mask,
+        open_true_edit=drawing.true_edit,
     )
+
+
+def blend_of(edit: Edit) -> tuple[str, str] | None:
+    """One word of either prompt that together cover what changes; None where no two words do.
+
+    PIE-Bench has one word a side. So a hat that comes is (who wears it, hat), and there are no words for a second
+    thing that comes or goes, for a change of style, and for a change of both a thing and the background.
+    """
+    source, target = edit.source, edit.target
+    if source.style != target.style or len(source.things) != len(target.things):
+        return None
+    if source.background != target.background:
+        same = source.things == target.things
+        return (PLACE[source.background].split()[-1], PLACE[target.background].split()[-1]) if same else None
+    one, two = next(((a, b) for a, b in zip(source.things, target.things, strict=True) if a != b), (None, None))
+    if one is None or two is None:
+        return None
+    worn = one.wearing != two.wearing
+    only_worn = replace(one, wearing=two.wearing) == two
+    before = one.wearing if worn and only_worn and one.wearing else one.kind
+    after = two.wearing if worn and one.kind == two.kind and two.wearing else two.kind
+    return before, after
+
+
+def _number(told: str, name: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", told):
+        raise ReinvertError(f"{name} in a {NAME} benchmark is a whole number, not {told!r}")
+    return int(told)

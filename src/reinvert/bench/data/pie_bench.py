@@ -2,82 +2,105 @@
 
 PnP Inversion: Boosting Diffusion-based Editing with 3 Lines of Code, 2024, arXiv 2310.01506. A record has image_path,
 original_prompt and editing_prompt with brackets, editing_instruction, editing_type_id, blended_word ("source target" or
-empty) and mask (run lengths over 512 x 512). TI2I's records have no mask.
+empty) and mask (run lengths over 512 x 512). TI2I's records have no mask, and need only picture and target.
+
+A folder that `bench.make` wrote says in `picturebook.json` how large its pictures are, and has the true edits beside.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from PIL import Image
-
-from reinvert.bench.case import Data, EditCase, Mask, Problem
-from reinvert.bench.data.common import decode_mask, inside, opened, sound, unbracketed
+from reinvert.bench.case import UNTYPED, Data, EditCase
+from reinvert.bench.data.common import (
+    Collection,
+    Draft,
+    Record,
+    as_record,
+    bracket_notes,
+    inside,
+    marked,
+    maybe_text,
+    opener,
+    read_json,
+    size_of,
+    text,
+    type_of,
+    unbracketed,
+)
+from reinvert.bench.data.masks import check_runs, decode_mask
 from reinvert.errors import ReinvertError
 
-FILES = {"mapping_file.json": "PIE-Bench", "mapping_file_ti2i_benchmark.json": "TI2I"}
-PICTURES, TRUE_EDITS = "annotation_images", "true_edits"
+PIE, TI2I = "mapping_file.json", "mapping_file_ti2i_benchmark.json"
+NAMES = {PIE: "PIE-Bench", TI2I: "TI2I"}
+PICTURES, TRUE_EDITS, MADE = "annotation_images", "true_edits", "picturebook.json"
+SIDE: Final = 512
+"""Of the pictures that the published masks are for."""
 
 
-def fits(root: Path) -> bool:
-    return any((root / name).is_file() for name in FILES)
+def find(root: Path) -> Path | None:
+    return next((root / name for name in NAMES if (root / name).is_file()), None)
 
 
-def read(root: Path) -> Data:
-    """All cases of the mapping file. Raises `ReinvertError` if it is no JSON object."""
-    file = next(root / name for name in FILES if (root / name).is_file())
-    try:
-        records: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReinvertError(f"{file.name} is not valid JSON: {error}") from error
+def read(file: Path) -> Data:
+    """All cases of a mapping file. Raises `ReinvertError` if it is no JSON object."""
+    root, strict = file.parent, file.name != TI2I
+    records = read_json(file)
     if not isinstance(records, dict):
-        raise ReinvertError(f"{file.name} should be an object of records by their id")
-    problems, cases = list[Problem](), list[EditCase]()
-    for key, record in records.items():  # pyright: ignore[reportUnknownVariableType]
-        try:
-            cases.append(case_of(root, str(key), record))
-        except (ReinvertError, KeyError, TypeError, ValueError) as error:
-            what = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-            problems.append(Problem(str(key), what))
-    return Data(FILES[file.name], sound(cases, problems), tuple(problems))
+        raise ReinvertError(f"{file.name} holds no object of records by their id")
+    about = _about(root) if strict else {}
+    found, side = Collection(), int(about.get("size", SIDE))
+    for key, record in as_record(records).items():
+        found.take(key, partial(draft, root, key, record, side, strict))
+    name = f"{about['data']} in the format of PIE-Bench" if "data" in about else NAMES.get(file.name, file.stem)
+    return Data(name, tuple(found.cases), tuple(found.problems), about)
 
 
-def case_of(root: Path, key: str, record: Mapping[str, Any]) -> EditCase:
-    """One record. Raises `ReinvertError` or `KeyError` for what is wrong with it."""
-    if not isinstance(record, dict):
-        raise ReinvertError("it is no record")
-    path = inside(root / PICTURES, str(record["image_path"]))
-    truth = root / TRUE_EDITS / str(record["image_path"])
-    runs = record.get("mask")
-    if runs is not None and not isinstance(runs, list):
-        raise ReinvertError("its mask is no list of (start, length) pairs")
-    blend = str(record.get("blended_word") or "").split(" ")
-    return EditCase(
+def _about(root: Path) -> Record:
+    """What `make` says of the folder; nothing for the published one."""
+    file = root / MADE
+    if not file.is_file():
+        return {}
+    told = read_json(file)
+    if not isinstance(told, dict) or not isinstance(as_record(told).get("size"), int):
+        raise ReinvertError(f"{file} does not tell the size of the pictures; make the folder again")
+    return as_record(told)
+
+
+def draft(root: Path, key: str, told: Any, side: int = SIDE, strict: bool = True) -> Draft:
+    """One record. `strict`: the fields of PIE-Bench are needed. Raises `ReinvertError` for what is wrong with it."""
+    record = as_record(told)
+    name = text(record, "image_path")
+    path = inside(root / PICTURES, name)
+    needed = text if strict else maybe_text
+    source, target = needed(record, "original_prompt"), text(record, "editing_prompt")
+    runs = None if not strict and record.get("mask") is None else check_runs(record.get("mask"))
+    blend, note = blended(maybe_text(record, "blended_word"))
+    truth = (root / TRUE_EDITS / name).with_suffix(".png")
+    case = EditCase(
         id=key,
-        source_prompt=unbracketed(str(record["original_prompt"])),
-        target_prompt=unbracketed(str(record["editing_prompt"])),
-        open_picture=lambda: opened(path),
-        type_id=str(record.get("editing_type_id", "0")),
-        instruction=str(record["editing_instruction"]) if record.get("editing_instruction") else None,
-        blend=(blend[0], blend[1]) if len(blend) > 1 else None,
-        open_mask=None if runs is None else _mask(path, runs),
-        open_true_edit=_true_edit(truth),
+        source_prompt=unbracketed(source),
+        target_prompt=unbracketed(target),
+        open_picture=opener(path),
+        type_id=type_of(record.get("editing_type_id")) or UNTYPED,
+        instruction=maybe_text(record, "editing_instruction") or None,
+        blend=blend,
+        source_marked=marked(source),
+        target_marked=marked(target),
+        open_mask=None if runs is None else partial(decode_mask, runs, side, side),
+        open_true_edit=opener(truth) if truth.is_file() else None,
+        open_bytes=path.read_bytes,
     )
+    notes = [*bracket_notes(source, target), *([note] if note else [])]
+    return Draft(case, size_of(path, name), None if runs is None else (side, side), notes)
 
 
-def _mask(path: Path, runs: list[int]) -> Callable[[], Mask]:
-    def made() -> Mask:
-        with Image.open(path) as picture:
-            width, height = picture.size
-        return decode_mask(runs, height, width)
-
-    return made
-
-
-def _true_edit(path: Path) -> Callable[[], Image.Image] | None:
-    """Beside a folder that `make` wrote; lossless, whatever the pictures are."""
-    lossless = path.with_suffix(".png")
-    return (lambda: opened(lossless)) if lossless.is_file() else None
+def blended(words: str) -> tuple[tuple[str, str] | None, str | None]:
+    """The blend words of "source target", and what is wrong with them. The published code ignores a third word and
+    fails at a single one."""
+    found = unbracketed(words).split()
+    if len(found) == 1:
+        return None, f"its blended_word is the single word {found[0]!r}; it is used without blend words"
+    return ((found[0], found[1]) if found else None), None
