@@ -98,7 +98,7 @@ def _embedded(data: Mapping[str, Any]) -> str:
 def static_table(table: Table) -> str:
     """The table of all types as plain HTML, for a browser without scripts."""
     heads = filled_headings(table)
-    lines = [_line("th", ["Row", "Cases", *(head.text for head in heads)])]
+    lines = [_line("th", ["Row", "Cases", *(head.full for head in heads)])]
     for row in table.of():
         shown = [head.shown(row.figures[head.name].mean) for head in heads]
         lines.append(_line("td", [row.name, str(row.cells), *shown]))
@@ -170,7 +170,7 @@ def _board(table: Table, board: Board, index: Mapping[str, int], against: bool) 
 
 
 def _heading(head: Heading, empty: bool) -> dict[str, Any]:
-    names = ("name", "title", "group", "direction", "factor", "scale", "digits", "reason", "arrow")
+    names = ("name", "title", "group", "direction", "factor", "scale", "digits", "reason", "text", "full")
     return {name: getattr(head, name) for name in names} | {"empty": empty}
 
 
@@ -194,7 +194,7 @@ def _number(value: float | None) -> float | str | None:
 def _published(table: Table) -> dict[str, Any] | None:
     try:
         made = against_published(table)
-    except ReinvertError:  # no row in common
+    except ReinvertError:  # another mode, or no row in common
         return None
     heads = {cell.head.name: _heading(cell.head, False) for cell in made.cells}
     rows: list[dict[str, Any]] = []

@@ -100,12 +100,17 @@ class Comparison:
 
 
 def against_published(table: Table) -> Comparison:
-    """Put the published rows beside a table's. Raises `ReinvertError` where there is none in common.
+    """Put the published rows beside a table's.
 
     The published names of the rows are the recipes'. What makes the comparison less than like for like is in
-    `warnings`: another mode, lossless results, a subset of the cases.
+    `warnings`: lossless results, a subset of the cases. Raises `ReinvertError` for a table of another mode, and where
+    no row is in common.
     """
     printed = published()
+    if table.mode != printed.mode:
+        raise ReinvertError(
+            f"the published figures are made in {printed.mode}: compare them with --mode {printed.mode}"
+        )
     ours = {row.name: row for row in table.of(ALL)}
     shared = [name for name in printed.rows if name in ours]
     if table.task != "edit" or not shared:
@@ -130,8 +135,6 @@ def against_published(table: Table) -> Comparison:
 
 def _warnings(table: Table, printed: Published, cases: int) -> list[str]:
     told: list[str] = []
-    if table.mode != printed.mode:
-        told.append(f"the published figures are made in {printed.mode}, these in {table.mode}: they do not compare")
     if not table.setup.get("jpeg75"):
         told.append("the published results were saved as JPEG of quality 75; score with --jpeg75 to do the same")
     if cases != 700:

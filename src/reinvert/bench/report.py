@@ -29,25 +29,32 @@ TITLES = {"edit": "Edits", "reconstruct": "Reconstructions"}
 
 def show(table: Table, console: Console, *, kinds: bool = False, intervals: bool = True) -> None:
     """Print a table; with `kinds` one for each type of edit too. The best mean of a column is bold."""
-    heads = filled_headings(table)
     for kind in table.kinds if kinds else (ALL,):
         rows = table.of(kind)
-        title = f"{TITLES[table.task]}, mode {table.mode}, {'all types' if kind == ALL else kind}"
-        grid = RichTable(title=title, title_justify="left", show_lines=intervals)
-        grid.add_column("row", overflow="fold")
-        grid.add_column("cases", justify="right")
-        for head in heads:
-            grid.add_column(_stacked(head), justify="right")
-        winners = {head.name: best(rows, head) for head in heads}
-        for row in rows:
-            cells = [
-                _cell(row.figures[head.name], head, intervals, row.name in winners[head.name], row.cells)
-                for head in heads
-            ]
-            grid.add_row(Text(f"{row.name}{_mark(row)}"), str(row.cells), *cells)
-        console.print(grid)
+        for heads in _parts(filled_headings(table)):
+            of = "all types" if kind == ALL else kind
+            title = f"{TITLES[table.task]}, mode {table.mode}, {of}"
+            grid = RichTable(title=title, title_justify="left", show_lines=intervals)
+            grid.add_column("row", overflow="fold", min_width=12)
+            grid.add_column("cases", justify="right")
+            for head in heads:
+                grid.add_column(_stacked(head), justify="right")
+            winners = {head.name: best(rows, head) for head in heads}
+            for row in rows:
+                made = [(row.figures[head.name], head, row.name in winners[head.name]) for head in heads]
+                cells = [_cell(cell, head, intervals, bold, row.cells) for cell, head, bold in made]
+                grid.add_row(Text(f"{row.name}{_mark(row)}"), str(row.cells), *cells)
+            console.print(grid)
     for note in notes_of(table):
         console.print(Text(f"- {note}"))
+
+
+def _parts(heads: Sequence[Heading]) -> list[list[Heading]]:
+    """The paper's columns, then those to what the answer should be: a terminal has no room for both side by side."""
+    apart = ("nearness to the true edit", "against the VAE's round trip")
+    first = [head for head in heads if head.group not in apart]
+    second = [head for head in heads if head.group in apart]
+    return [part for part in (first, second) if part]
 
 
 def filled_headings(table: Table) -> list[Heading]:
@@ -85,7 +92,8 @@ def _environments(rows: Sequence[Row]) -> list[str]:
 
 
 def _stacked(head: Heading) -> Text:
-    return Text(f"{head.group}\n{head.title or head.group}\n{head.factor} {head.arrow}".replace("\n ", "\n"))
+    said = (head.said or head.title).removesuffix(" to the true edit").replace(", ", ",\n")
+    return Text(f"{said}\n{head.factor} {head.arrow}".replace("\n ", "\n"))
 
 
 def _cell(made: Figure, head: Heading, intervals: bool, bold: bool, cells: int) -> Text:
@@ -113,9 +121,9 @@ def show_published(made: Comparison, console: Console) -> None:
         cells = [cell for cell in made.cells if cell.row == name]
         grid.add_row(Text(name), *(Text(_beside(cell), style=_style(cell.within)) for cell in cells))
     console.print(grid)
-    tolerance = ", ".join(f"{heads[name].title or name} {share:.0%}" for name, share in made.printed.tolerance.items())
-    console.print(Text("Each cell: published, ours, difference. Within tolerance is a difference of at most"))
-    console.print(Text(f"{tolerance}, or a published value inside our interval."))
+    tolerance = ", ".join(f"{heads[name].said} {share:.0%}" for name, share in made.printed.tolerance.items())
+    console.print(Text("Each cell: published, ours, difference. Within tolerance is a published value inside our"))
+    console.print(Text(f"interval, or a difference of at most {tolerance}."))
     for warning in made.warnings:
         console.print(Text(f"- {warning}"))
     console.print(Text(f"{made.summary}."))

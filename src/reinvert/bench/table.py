@@ -151,6 +151,13 @@ class Heading:
     digits: int = 2
     reason: str = ""
     """Why it has no values, where it has none."""
+    said: str = ""
+    """The title where no group stands above it: `PSNR, unedited part`."""
+
+    @property
+    def full(self) -> str:
+        """As `text`, where no group stands above it."""
+        return " ".join(part for part in (self.said or self.title, self.factor, self.arrow) if part)
 
     @property
     def arrow(self) -> str:
@@ -184,8 +191,11 @@ def heading(name: str, reason: str = "") -> Heading:
     told = column(name.replace(BESIDE_ROUND_TRIP, ""))
     metric = told.about
     factor = metric.heading.removeprefix(metric.title).removesuffix(metric.arrow).strip()
-    group = "against the VAE's round trip" if BESIDE_ROUND_TRIP in name else _group(told)
-    return Heading(name, _short(told.title, told.base), group, metric.direction, factor, metric.scale, 2, reason)
+    title, beside = _short(told.title, told.base), BESIDE_ROUND_TRIP in name
+    group = "against the VAE's round trip" if beside else _group(told)
+    said = f"CLIP, {title}" if told.metric == "clip_similarity" else told.title
+    said = f"{said} to the round trip" if beside else said.replace("unedited part", "background")
+    return Heading(name, title, group, metric.direction, factor, metric.scale, 2, reason, said)
 
 
 def _group(told: Column) -> str:
@@ -367,7 +377,7 @@ def _notes(board: Board, heads: Sequence[Heading], rows: Sequence[Row]) -> Itera
         ("failed", {row.name: row.failed for row in overall}),
         ("have no score yet", {row.name: row.unscored for row in overall}),
         (
-            "are equal to the source and have an infinite PSNR, which is left out of the mean",
+            "have an infinite PSNR (the very same picture), left out of the mean unless all have",
             {row.name: max((f.infinite for f in row.figures.values()), default=0) for row in overall},
         ),
     ):

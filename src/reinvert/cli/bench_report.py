@@ -6,7 +6,7 @@ import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from reinvert.cli.values import whole
 from reinvert.errors import ReinvertError
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from reinvert.bench.scoring import Run
     from reinvert.bench.table import Table
 
+MODES: tuple[Mode, ...] = ("compat", "strict")
 FORMATS = ("csv", "parquet", "latex", "html")
 
 
 def configure_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="DIR", help="the --out of a `reinvert bench run`")
-    parser.add_argument("--mode", choices=(*get_args(Mode), "both"), default="both", help="arithmetic [both]")
+    parser.add_argument("--mode", choices=(*MODES, "both"), default="both", help="arithmetic [both]")
     parser.add_argument("--data", metavar="DATA", help="the data of the run, if it lies elsewhere now")
     parser.add_argument(
         "--networks",
@@ -54,7 +55,7 @@ def run_score(args: argparse.Namespace) -> int:
     cases = {case.id: case for case in open_data(spec).cases}
     networks = _networks(args)
     libraries = OF_THE_PAPER if args.of_the_paper else CURRENT
-    for mode in get_args(Mode) if args.mode == "both" else (args.mode,):
+    for mode in MODES if args.mode == "both" else (args.mode,):
         setup = Setup(mode, args.jpeg75 and mode == "compat", libraries, networks.describe())
         failures = _score(run, cases, setup, networks, args)
         for key, why in failures.items():
@@ -108,7 +109,7 @@ def _bar(what: str, total: int, quiet: bool) -> Any:
 
 def configure_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="DIR", help="the --out of a `reinvert bench run`, scored")
-    parser.add_argument("--mode", choices=(*get_args(Mode), "both"), default="both", help="arithmetic [both]")
+    parser.add_argument("--mode", choices=(*MODES, "both"), default="both", help="arithmetic [both]")
     parser.add_argument("--kinds", action="store_true", help="in the terminal, a table for each type of edit too")
     parser.add_argument("--columns", nargs="+", metavar="NAME", help="other columns than the paper's")
     parser.add_argument("--against", choices=("published",), help="the published rows beside ours")
@@ -144,18 +145,25 @@ def run_report(args: argparse.Namespace) -> int:
         table = make_table(board, args.columns, how)
         tables.append((table, board))
         report.show(table, console, kinds=args.kinds)
-        if args.against and table.task == "edit":
+        if _comparable(table, args):
             report.show_published(against_published(table), console)
     for path in _written(run, tables, args):
         print(path)
     return 0
 
 
+def _comparable(table: Table, args: argparse.Namespace) -> bool:
+    """Whether the published table is asked for beside this one; of two modes only its own is compared."""
+    from reinvert.bench.published import published
+
+    return bool(args.against) and table.task == "edit" and (args.mode != "both" or table.mode == published().mode)
+
+
 def _boards(run: Run, mode: str) -> list[Any]:
     """The boards of every task in the modes that are asked for; with `both`, in those that are there."""
     from reinvert.bench.scoring import read_board, scores_path
 
-    modes = [m for m in get_args(Mode) if mode == m or (mode == "both" and scores_path(run.folder, m).is_file())]
+    modes = [m for m in MODES if mode == m or (mode == "both" and scores_path(run.folder, m).is_file())]
     if not modes:
         raise ReinvertError(f"{run.folder} is not scored; run `reinvert bench score {run.folder}` first")
     return [read_board(run, m, task) for m in modes for task in run.tasks]
@@ -181,7 +189,7 @@ def _written(run: Run, tables: list[tuple[Table, Any]], args: argparse.Namespace
         if "csv" in args.write:
             report.write_csv(report.table_rows(table), at(f"table-{named}.csv"))
             report.write_csv(report.case_rows(board), at(f"cases-{named}.csv"))
-            if args.against and table.task == "edit":
+            if _comparable(table, args):
                 report.write_csv(report.published_rows(against_published(table)), at(f"published-{named}.csv"))
         if "parquet" in args.write:
             report.write_parquet(report.table_rows(table), at(f"table-{named}.parquet"))

@@ -25,8 +25,8 @@ function shown(head, value) {
   if (!isFinite(value)) return value > 0 ? "∞" : "-∞";
   return (value * head.scale).toFixed(head.digits);
 }
-const label = (head) => [head.title || head.group, head.factor, head.arrow].filter(Boolean).join(" ");
-const long = (head) => (head.title && head.group !== head.title ? `${head.group}: ${label(head)}` : label(head));
+const label = (head) => head.text;
+const long = (head) => head.full;
 const heads = () => state.board.headings.filter((head) => !head.empty);
 const rows = () => state.board.rows[state.kind] || [];
 const better = (head, a, b) => (head.direction === "higher" ? a > b : a < b);
@@ -74,7 +74,7 @@ function drawTable() {
       row.unscored ? make("span", { class: "interval" }, `${row.unscored} not scored`) : null),
     ...shownHeads.map((head) => {
       const f = row.figures[head.name], text = shown(head, f.mean);
-      return make("td", { class: !row.trivial && text === best.get(head.name) ? "best" : undefined }, text,
+      return make("td", {}, make("span", { class: !row.trivial && text === best.get(head.name) ? "best" : undefined }, text),
         f.low === null ? null : make("span", { class: "interval" }, `${shown(head, f.low)} … ${shown(head, f.high)}`),
         f.mean !== null && f.n !== row.cells ? make("span", { class: "interval" }, `n = ${f.n}`) : null);
     })));
@@ -205,7 +205,7 @@ function drawCases() {
     return make("li", {}, make("button", { type: "button", onclick: () => openCase(i), "aria-label": `Case ${told.id}: ${told.target}` },
       make("span", { class: "pictures" }, picture(i, "source", "source"), picture(i, row, row)),
       make("span", { class: "prompt" }, told.target || told.source),
-      make("span", { class: "meta" }, make("span", {}, told.kind), make("span", {}, head ? `${label(head)} ${shown(head, valuesOf(row, head)[i])}` : ""))));
+      make("span", { class: "meta" }, make("span", {}, told.kind), make("span", {}, head ? `${long(head)} ${shown(head, valuesOf(row, head)[i])}` : ""))));
   }));
   $("cases-hint").textContent = `${list.length} cases: source and ${row}. ${data.thumbnails}`;
   $("more").hidden = list.length <= state.shown;
