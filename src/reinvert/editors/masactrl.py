@@ -4,17 +4,18 @@
     out_T = m_T Attn(Q_T, K_S, V_S | m_S) + (1 - m_T) Attn(Q_T, K_S, V_S | not m_S)                 with a foreground
 
 MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent Image Synthesis and Editing, 2023, arXiv 2304.08465.
-As published the source prompt is empty; a source with a prompt works as well and costs a row more. The foregrounds m
-come from a mask, the same for both, or from the cross-attention of words in the step itself, as the authors' code has
-it. Differs from it: keys are masked instead of adding a large negative number to every logit, so half precision is
-safe; a foreground that is empty is ignored instead of masking everything; several edits may follow each other.
+As published the source prompt is empty, best already while inverting; a source with a prompt works as well and costs a
+row more. The foregrounds m come from a mask, the same for both, or from the cross-attention of words in the step
+itself, as the authors' code has it. Differs from it: keys are masked instead of adding a large negative number to every
+logit, so half precision is safe; a foreground that is empty is ignored instead of masking everything; several edits may
+follow each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
 from reinvert.level import Moment
-from reinvert.text import Side
+from reinvert.text import Side, Speech, said_to
 from reinvert.words import indicator
 
 Words = tuple[str, ...]
@@ -42,9 +43,11 @@ class MasaCtrl(Editor):
     )
     takes_mask: ClassVar[bool] = True
     start_step: int = 4
-    """Steps that the target walks by itself first."""
+    """Steps that the target walks by itself first; a count that does not grow with the run (published: 4 of 50)."""
     start_layer: float = 0.625
     """Share of the self-attention layers, in order of execution, that are left alone (10 of 16, as published)."""
+    source_says: Literal["nothing", "prompt"] = "prompt"
+    """What the source hears at the edit: what it was inverted with, or nothing, which only an anchor makes up for."""
     mask_source: Words = ()
     """Words of the source prompt that make its foreground."""
     mask_target: Words = ()
@@ -59,6 +62,8 @@ class MasaCtrl(Editor):
             raise ReinvertError("start_step counts steps from 0 on, and start_layer is a share between 0 and 1")
         if bool(self.mask_source) != bool(self.mask_target):
             raise ReinvertError("a foreground needs words of both prompts: mask_source and mask_target")
+        if self.mask_source and self.source_says == "nothing":
+            raise ReinvertError("a foreground of words needs a source that hears them: set source_says to prompt")
 
     def bind(self, case: Case) -> Hooks:
         layers = [layer for layer in case.model.layers() if layer.name.endswith("attn1")]
@@ -76,15 +81,17 @@ class MasaCtrl(Editor):
 
 
 class _MasaHooks(Hooks):
-    """`mask` is the user's [case, 1, h, w]; `channels` the words' [branch, case, token]; `maps` those of one step,
-    [branch, case, h, w], summed over the layers seen so far."""
+    """`mask` is the user's [case, 1, h, w]; `channels` the words' [branch, case, token]; `maps` those of one evaluation
+    of the network, [branch, case, h, w], summed over the layers seen so far."""
 
     def __init__(
         self, method: MasaCtrl, first: int, mask: Tensor | None, channels: Tensor | None, grid: tuple[int, int]
     ) -> None:
         self.method, self.first, self.mask, self.channels, self.grid = method, first, mask, channels, grid
         self.maps: Tensor | None = None
-        self.step = -1
+
+    def text(self, speech: Speech) -> Speech:
+        return speech if self.method.source_says == "prompt" else said_to(speech, 0, speech.empty)
 
     def _acts(self, moment: Moment) -> bool:
         return moment.index >= self.method.start_step
@@ -100,6 +107,8 @@ class _MasaHooks(Hooks):
             return inner(q, k, v, site)
         if site.kind == "cross":
             return self._watched(q, k, v, site, inner)
+        if site.layer.index == 0:
+            self.maps = None  # a new evaluation, of which a step may have several (EDICT)
         if site.layer.index < self.first:
             return inner(q, k, v, site)
         source = torch.zeros(len(q), dtype=torch.long, device=q.device)
@@ -117,9 +126,7 @@ class _MasaHooks(Hooks):
         u = self.channels[list(site.branches)].to(v)[:, :, None, :, None].expand(*v.shape[:3], -1, 1)
         out = inner(q, k, torch.cat([v, u], -1), site)
         seen = out[..., -1].float().mean(2).unflatten(-1, site.grid)
-        fresh = self.step != site.moment.index or self.maps is None
-        self.maps = seen if fresh or self.maps is None else self.maps + seen
-        self.step = site.moment.index
+        self.maps = seen if self.maps is None else self.maps + seen
         return out[..., :-1]
 
     def _foregrounds(self, site: Site) -> tuple[Tensor, Tensor] | None:
@@ -127,7 +134,7 @@ class _MasaHooks(Hooks):
         if self.mask is not None:
             mask = F.interpolate(self.mask, site.grid, mode="nearest").flatten(1) > 0.5
             return mask, mask.expand(len(site.branches) - 1, *mask.shape)
-        if self.maps is None or self.step != site.moment.index:
+        if self.maps is None:
             return None
         low, high = (reduce((-1, -2), keepdim=True) for reduce in (self.maps.amin, self.maps.amax))
         share = (self.maps - low) / (high - low).clamp(min=torch.finfo(self.maps.dtype).tiny)

@@ -4,10 +4,11 @@
     out_T = softmax(Q_S K_S^T) V_T       decoder self-attention but the first, for the first `attention` of the run
 
 Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation, 2023, arXiv 2211.12572. Both sides of the
-target are ruled; the source hears nothing, the target's null side a negative prompt. Differs from the authors' code:
-the source is not asked once no injection is active. `compat="published"` is PnPInversion's row with DDIM inversion:
-there the source's latents are those of a render of the inverted noise, each one step too clean for the time it is
-processed at, and the target begins from one of them; with an anchored source it is the aligned form, as that row is.
+target are ruled; the source hears nothing, the target's null side a negative prompt. As in the authors' code the
+source's latents are the inverted ones: a source that no anchor holds is held on them. Differs from it: the source is
+not asked once no injection is active. `compat="published"` is PnPInversion's row with DDIM inversion: there the
+source's latents are those of a render of the inverted noise, each one step too clean for the time it is processed at,
+and the target begins from one of them; with an anchored source it is the aligned form, as that row is.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ class PnP(Editor):
         "For another style or material on the same structure. Not for changes of shape, pose or place: the structure "
         "is what it copies."
     )
-    needs_guidance: ClassVar[bool] = True
     features: float = 0.8
     """Share of the run in which the decoder's features are the source's."""
     attention: float = 0.5
@@ -56,18 +56,25 @@ class PnP(Editor):
             raise ReinvertError("features and attention are shares between 0 and 1")
 
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
-        if self.compat == "correct" or trajectory.pulled is not None:
+        if trajectory.pulled is not None:
             return trajectory
-        if trajectory.kept or trajectory.times:
+        held = {"strength": 1.0, "every": 1, "carry": "none"}
+        if self.compat == "correct":
+            # A step that moves two latents (EDICT) holds the source on both of its paths itself.
+            two = len(trajectory.maker.begin(trajectory, 1, trajectory.path.device).latents) > 1
+            return trajectory if two else replace(trajectory, pulled=held)
+        if trajectory.kept or trajectory.times or trajectory.null is not None:
             raise ReinvertError(f"the published Plug-and-Play row has DDIM inversion, not {trajectory.inversion}")
         # The source's guidance is 1 in that render; its latents after each step stand in for those before it.
         rendered = [state.x[0] for _, state in replace(trajectory, source_guidance=1.0).walk(case.model)]
         path = torch.stack([trajectory.path[0].to(rendered[0]), *reversed(rendered)])
-        return replace(trajectory, path=path, pulled={"strength": 1.0, "every": 1, "carry": "none"})
+        return replace(trajectory, path=path, pulled=held)
 
     def bind(self, case: Case) -> Hooks:
         steps, layers = case.steps, case.model.layers()
         chosen = self.layer or feature_of(layers)
+        with case.model.attending((chosen,)):
+            pass  # a module that is not there is an error now, before anything is computed
         own = [layer for layer in layers if layer.part == "up" and layer.name.endswith("attn1")]
         return _PnPHooks(
             self, case, chosen, frozenset(layer.name for layer in own[1:]), int(steps * self.features),
@@ -98,7 +105,10 @@ class _PnPHooks(Hooks):
         said = self.case.model.encode_text([self.method.negative])
         negative = replace(said, keys=said.keys.expand(len(self.case.sources), -1, -1))
         speech = replace(speech, negative=negative)
-        return speech if self.method.source_says == "prompt" else said_to(speech, 0, speech.empty)
+        if self.method.source_says == "prompt":
+            return speech
+        # In neither side, whatever the inversion learned for the null one; so one row answers for both.
+        return said_to(replace(speech, null=None), 0, speech.empty)
 
     def reads(self, moment: Moment) -> Collection[Side]:
         return tuple(Side) if moment.index < max(self.until_features, self.until_attention) else ()
