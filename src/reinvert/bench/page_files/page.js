@@ -95,7 +95,7 @@ function drawPublished() {
       difference === null ? null : make("span", { class: `interval ${cell.within ? "within" : "outside"}` }, `${difference} ${cell.within ? "within" : "outside"}`));
   })));
   fill($("published"), make("thead", {}, make("tr", {}, make("th", {}, "Row"), ...columns.map((name) => make("th", { scope: "col" }, long(head(name)))))), make("tbody", {}, ...table));
-  $("published-hint").textContent = [`${told.summary}.`, ...told.warnings.map((w) => `${w}.`), `Source: ${told.source}.`].join(" ");
+  $("published-hint").textContent = [`${told.summary}.`, ...told.warnings.map((w) => `${w[0].toUpperCase()}${w.slice(1)}.`), `Source: ${told.source}.`].join(" ");
 }
 
 // --- the scatter
@@ -166,17 +166,17 @@ function drawPair() {
   const lines = heads().map((head) => {
     const [x, y] = [valuesOf(a, head), valuesOf(b, head)].map((list) => list.map(number)), gaps = [];
     data.cases.forEach((_, i) => { if (inKind(i) && x[i] !== null && x[i] !== undefined && y[i] !== null && y[i] !== undefined && isFinite(x[i] - y[i])) gaps.push(x[i] - y[i]); });
-    if (!gaps.length) return make("tr", {}, make("th", { scope: "row" }, long(head)), make("td", { colspan: 4 }, "no case in which both are finite"));
+    if (!gaps.length) return make("tr", {}, make("th", { scope: "row" }, long(head)), make("td", { colspan: 3 }, "no case in which both are finite"));
     const mean = gaps.reduce((s, v) => s + v, 0) / gaps.length, [low, high] = interval(gaps);
     const wins = gaps.reduce((s, v) => s + (v === 0 ? 0.5 : better(head, v, 0) ? 1 : 0), 0) / gaps.length;
     const clear = low !== null && (low > 0 || high < 0), first = better(head, mean, 0);
     const plus = (v) => `${v > 0 ? "+" : ""}${shown(head, v)}`;
     return make("tr", {}, make("th", { scope: "row" }, long(head)),
       make("td", {}, plus(mean), low === null ? null : make("span", { class: "interval" }, `${plus(low)} … ${plus(high)}`)),
-      make("td", {}, `${Math.round(wins * 100)} %`), make("td", {}, String(gaps.length)),
-      make("td", { class: clear ? (first ? "within" : "outside") : undefined }, clear ? (first ? "first is better" : "second is better") : "not clear"));
+      make("td", {}, `${Math.round(wins * 100)} %`, make("span", { class: `interval ${clear ? (first ? "within" : "outside") : ""}` }, clear ? (first ? "first is better" : "second is better") : "not clear")),
+      make("td", {}, String(gaps.length)));
   });
-  fill($("pair"), make("thead", {}, make("tr", {}, ...["Column", "Difference", "Wins", "n", ""].map((t) => make("th", { scope: "col" }, t)))), make("tbody", {}, ...lines));
+  fill($("pair"), make("thead", {}, make("tr", {}, ...["Column", "Difference", "Wins", "n"].map((t) => make("th", { scope: "col" }, t)))), make("tbody", {}, ...lines));
 }
 
 // --- cases
