@@ -36,12 +36,14 @@ def slow(model, path: list[torch.Tensor], w: float, inner: int):
         c = c.detach().clone().requires_grad_(True)
         adam = torch.optim.Adam([c], lr=0.01 * (1 - s / 100))
         e_u = naive.ask(model, z, t, null)
-        for count in range(1, inner + 1):
+        count = 0
+        for _ in range(inner):
             e_c = naive.noise(model, z, t, c.to(z))
             loss = F.mse_loss(a * z + b * (e_u + w * (e_c - e_u)), path[steps - s - 1])
             adam.zero_grad()
             loss.backward()
             adam.step()
+            count += 1
             if loss.item() < 1e-5 + 2e-5 * s:
                 break
         c = c.detach()

@@ -25,7 +25,7 @@ from reinvert.text import Side, Text
 from reinvert.trajectory import spoken
 
 LIFT = 2.0**14
-"""Losses are multiplied by this before their gradients are taken, and the gradients divided: exact, being a power of 2."""
+"""What a loss is multiplied by while its gradient is taken; a power of two, so exact in single precision."""
 
 
 @dataclass(frozen=True)

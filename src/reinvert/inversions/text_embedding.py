@@ -1,4 +1,4 @@
-"""Text-embedding inversion: null-text inversion's optimisation, of the source prompt's embedding instead of the null one.
+"""Text-embedding inversion: null-text inversion's optimisation, applied to the source prompt's embedding.
 
     c_s = argmin_c || D_s(zbar, e("") + w (e(c) - e(""))) - z*_{N-s-1} ||^2,   zbar <- D_s(zbar, ...c_s)
 
@@ -28,8 +28,8 @@ class TextEmbedding(Inversion):
 
     name: ClassVar[str] = "text_embedding"
     when: ClassVar[str] = (
-        "To compare with: it reconstructs like null_text and leaves the targets' null side alone. Not as a first choice "
-        "with p2p: the source's attention maps, which the target follows, are those of the learned embedding."
+        "To compare with: it learns like null_text and leaves the targets' null side alone. Not as a first choice with "
+        "p2p: the source's attention maps, which the target follows, are those of the learned embedding."
     )
     can_begin_later: ClassVar[bool] = False
     inner: int = 10
