@@ -1,0 +1,239 @@
+"""What a run leaves behind: append-only records, pictures that are whole, and claims that die with their process.
+
+    DIR/run.json             what is run: data, models, how many cells each row has
+    DIR/records.jsonl        one line per finished cell, appended once its picture is in place
+    DIR/images/ROW/CASE.png  the pictures, lossless
+    DIR/drafts/KEY.png       a picture that is being written, moved when it is whole
+    DIR/claims.lock          one byte per cell in work, locked by the process that does it
+
+Nothing here is ever rewritten but `run.json`, so that a run can be killed at any instant, and several processes can
+share a folder, also on several machines where the file system hands out locks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+from PIL import Image
+
+from reinvert.errors import ReinvertError
+from reinvert.image import as_rgb, atomic_write
+
+RECORDS: Final = "records.jsonl"
+ABOUT: Final = "run.json"
+IMAGES, DRAFTS, CLAIMS, RUNNING = "images", "drafts", "claims.lock", "running.lock"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished cell: one row's result on one case, or the reason why there is none.
+
+    Costs are per case: what a batch took is shared out evenly. `seconds`, `forwards` and `backwards` have the inversion
+    in them even if it was made once for several rows, as if the row had been run alone; `inversion_seconds` is its
+    part. `memory` is the peak of the device in bytes while the batch was made, None where it is not known (CPU).
+    """
+
+    key: str
+    case: str
+    type: str
+    recipe: str
+    """The row's name."""
+    task: str
+    settings: Mapping[str, Any]
+    fingerprint: str
+    """Of the case."""
+    image: str | None = None
+    """The picture's path in the folder; None where the cell failed."""
+    error: str = ""
+    seconds: float | None = None
+    inversion_seconds: float | None = None
+    forwards: float | None = None
+    backwards: float | None = None
+    memory: int | None = None
+    attempts: int = 1
+    batch: int = 1
+    """How many cases were made together."""
+    mask_used: bool = False
+    blend_used: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What was asked for in place of the recipe's own settings."""
+    environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    finished: str = ""
+    """UTC."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As it is written."""
+        return asdict(self)
+
+
+class Records:
+    """The records of a folder, read as they come.
+
+    A line that is not whole was torn by a kill, or is just being written: it is left alone, and read again later.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / RECORDS
+        self.by_key: dict[str, dict[str, Any]] = {}
+        """The newest record of each cell; a failure does not replace a success."""
+        self._offset = 0
+
+    def refresh(self) -> dict[str, dict[str, Any]]:
+        """Read what was appended since; `by_key`."""
+        if not self.path.is_file():
+            return self.by_key
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            lines = file.read().split(b"\n")
+        for index, line in enumerate(lines):
+            last = index == len(lines) - 1
+            told = _parsed(line)
+            if told is not None:
+                former = self.by_key.get(told["key"])
+                if former is None or former.get("error") or not told.get("error"):
+                    self.by_key[told["key"]] = told
+            if not last:
+                self._offset += len(line) + 1  # a last line without its end is read again
+        return self.by_key
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Append records with one write and see them on the disk. A torn line before them is ended first."""
+        text = "".join(json.dumps(_plain(record.told), ensure_ascii=False) + "\n" for record in records).encode()
+        if not text:
+            return
+        with self.path.open("ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # one writer at a time, or two could end the same torn line
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read(1) == b"\n" else b"\n" + text
+            while text:
+                text = text[file.write(text) :]
+            os.fsync(file.fileno())
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A record, or None. A part of a JSON object is never valid JSON, so that a torn line cannot be mistaken."""
+    try:
+        told: Any = json.loads(line)
+    except ValueError:
+        return None
+    return cast("dict[str, Any]", told) if isinstance(told, dict) and "key" in told else None
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no infinity."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in cast("list[Any]", value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+class Claims:
+    """Which cells this process works at. The kernel drops a process's claims when it dies, however it dies.
+
+    A claim is a lock on one byte of a file, at the key's own offset: no litter, no clocks, no names of processes. (Two
+    keys of one offset would only wait for each other.) Locks belong to the process and are not inherited by a fork.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._file = (Path(folder) / CLAIMS).open("ab")
+
+    def take(self, keys: Collection[str]) -> bool:
+        """Claim all of these cells, or none of them if another process has one."""
+        taken: list[str] = []
+        for key in sorted(set(keys)):
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(key))
+            except (BlockingIOError, PermissionError):
+                self.drop(taken)
+                return False
+            taken.append(key)
+        return True
+
+    def drop(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _offset(key))
+
+    def close(self) -> None:
+        """Drop everything."""
+        self._file.close()
+
+
+def _offset(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 2  # below 2 ** 62, which every system takes
+
+
+@contextmanager
+def running(folder: Path) -> Generator[None]:
+    """While this is open, `is_running` says so, in every process."""
+    with (folder / RUNNING).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def is_running(folder: Path) -> bool:
+    """Whether some process works at this run."""
+    if not (folder / RUNNING).is_file():
+        return False
+    with (folder / RUNNING).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def write_image(folder: Path, name: str, key: str, picture: Image.Image) -> None:
+    """Put a picture at `name` in the folder, whole and on the disk.
+
+    The same picture gives the same bytes. The draft has the cell's own name, so that a kill leaves at most a file that
+    the next attempt overwrites and moves (`image.atomic_write` would leave a folder).
+    """
+    draft, path = folder / DRAFTS / f"{key}.png", folder / name
+    draft.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clean = as_rgb(picture)
+    clean.info = {}
+    with draft.open("wb") as file:
+        clean.save(file, format="PNG")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def read_about(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `run.json` says; empty where there is none."""
+    path = Path(folder) / ABOUT
+    if not path.is_file():
+        return {}
+    try:
+        told: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReinvertError(f"{path} cannot be read; choose another folder (--out)") from error
+    if not isinstance(told, dict):
+        raise ReinvertError(f"{path} is not what a run writes; choose another folder (--out)")
+    return cast("dict[str, Any]", told)
+
+
+def write_about(folder: Path, told: Mapping[str, Any]) -> None:
+    text = json.dumps(_plain(told), indent=1, ensure_ascii=False) + "\n"
+
+    def write(draft: Path) -> None:
+        draft.write_text(text, encoding="utf-8")
+
+    if not (folder / ABOUT).is_file() or (folder / ABOUT).read_text(encoding="utf-8") != text:
+        atomic_write(folder / ABOUT, write)
