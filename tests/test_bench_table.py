@@ -146,6 +146,22 @@ def test_a_success_replaces_the_failure_before_it(tmp_path) -> None:
     assert all(cell.picture is not None for cell in run.cells.values())
 
 
+def test_a_newer_run_of_a_row_replaces_the_older(tmp_path) -> None:
+    made = write_run(tmp_path / "run", rows=["copy", "vae"])
+    case = next(iter(made.values()))
+    newer = record(case, "vae", f"images/copy-{case.id}.png", key="newer", settings={"seed": 7})
+    failed = record(case, "copy", "", key="newest", error="out of memory")
+    with (tmp_path / "run" / "records.jsonl").open("a") as file:
+        file.write(json.dumps(newer) + "\n" + json.dumps(failed) + "\n")
+    run = open_run(tmp_path / "run")
+    assert (len(run.cells), run.superseded) == (12, 2)
+    assert "newer" in run.cells
+    assert "newest" not in run.cells  # an older picture is worth more than a newer failure
+    text = environment([cell for cell in run.of("edit") if cell.row == "vae"])
+    assert text.startswith("5 cases: ")  # and mixed settings are told
+    assert text.count("settings ") == 2
+
+
 def test_results_of_another_size_are_compared_with_the_picture_the_model_saw(tmp_path) -> None:
     made = write_run(tmp_path / "run", rows=["copy"], side=32)
     large = cases(len(made), 64)

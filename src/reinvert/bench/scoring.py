@@ -25,6 +25,7 @@ from PIL import Image
 
 from reinvert import __version__
 from reinvert.bench.case import TYPES, EditCase
+from reinvert.bench.records import Records, read_about
 from reinvert.bench.score import COLUMNS, CURRENT, Comparison, Libraries, Networks, Scores, column, score_all
 from reinvert.errors import ReinvertError
 from reinvert.image import Picture, fit_mask, open_image, plan_fit
@@ -78,6 +79,8 @@ class Run:
     folder: Path
     cells: Mapping[str, Cell]
     data: str = ""
+    superseded: int = 0
+    """How many records are left out because a newer one of the same row and case is there."""
 
     def of(self, task: Task) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.task == task]
@@ -100,57 +103,48 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     place = Path(folder)
     if not place.is_dir():
         raise ReinvertError(f"{place} is no folder; name the --out of a `reinvert bench run`")
-    cells: dict[str, Cell] = {}
-    for path in sorted(place.rglob("records*.jsonl")):
-        for told in read_lines(path):
-            cell = _cell(place, told)
-            if cell.key not in cells or cell.picture is not None:  # a success after a failure replaces it
-                cells[cell.key] = cell
+    records = Records(place).refresh()
+    cells: dict[tuple[str, str, str], Cell] = {}
+    for told in records.values():
+        cell = _cell(place, told)
+        same = (cell.task, cell.row, cell.case)
+        if same not in cells or cell.picture is not None or cells[same].picture is None:
+            cells[same] = cell  # a newer run of the row on the case: other weights, settings or code
     if not cells:
         raise ReinvertError(f"{place} holds no records; fill it with `reinvert bench run --out {place}`")
-    return Run(place, dict(sorted(cells.items(), key=lambda item: (item[1].case, item[1].row))), _data(place))
+    order = sorted(cells.values(), key=lambda cell: (cell.case, cell.row))
+    data = str(read_about(place).get("data", ""))
+    return Run(place, {cell.key: cell for cell in order}, data, len(records) - len(cells))
 
 
 def _cell(folder: Path, told: Mapping[str, Any]) -> Cell:
-    """The only place that knows how the runner writes a record."""
-    recipe: Any = told.get("recipe", "")
-    named: Mapping[str, Any] = cast(Any, recipe) if isinstance(recipe, dict) else {"name": recipe}
-    settings: Mapping[str, Any] = told.get("settings") or named.get("settings") or {}
-    environment: Mapping[str, Any] = told.get("environment") or {}
-    task: Task = "reconstruct" if told.get("task") == "reconstruct" else "edit"
-    image, failure = told.get("image"), str(told.get("error") or told.get("failure") or told.get("reason") or "")
-    use: Mapping[str, Any] = settings.get("case") or {}
+    """A record as reports read it: the only place that knows how the runner writes one."""
+    image, failure, kind = told.get("image"), str(told.get("error") or ""), str(told.get("type", ""))
+    environment: dict[str, Any] = dict(told.get("environment") or {})
+    if told.get("overrides"):
+        environment["overrides"] = told["overrides"]
     return Cell(
         key=str(told["key"]),
         case=str(told.get("case", "")),
-        kind=TYPES.get(str(told.get("type", "")), str(told.get("type", ""))),
-        row=str(told.get("row") or named.get("name", "")),
-        task=task,
+        kind=TYPES.get(kind, kind),
+        row=str(told.get("recipe", "")),
+        task="reconstruct" if told.get("task") == "reconstruct" else "edit",
         picture=folder / str(image) if image and not failure else None,
         failure=failure or ("" if image else "the record names no image"),
         seconds=_number(told.get("seconds")),
         forwards=_number(told.get("forwards")),
         backwards=_number(told.get("backwards")),
-        memory=_number(told.get("peak_memory", told.get("memory"))),
-        masked=bool(told.get("mask_used", environment.get("mask_used", use.get("mask", False)))),
-        blended=bool(told.get("blend_used", environment.get("blend_used", use.get("blend", False)))),
+        memory=_number(told.get("memory")),
+        masked=bool(told.get("mask_used")),
+        blended=bool(told.get("blend_used")),
         attempts=int(told.get("attempts") or 1),
-        settings=settings,
+        settings=told.get("settings") or {},
         environment=environment,
     )
 
 
 def _number(value: Any) -> float | None:
     return None if value is None or isinstance(value, bool | str) else float(value)
-
-
-def _data(folder: Path) -> str:
-    """The data that a run was made from, as its own file says."""
-    try:
-        told: Any = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return str(told.get("data", "")) if isinstance(told, dict) else ""
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -391,6 +385,8 @@ class Board:
     """By the cell's key; a cell that is not scored has none."""
     others: int = 0
     """How many lines of other set-ups the file holds; they are not shown."""
+    superseded: int = 0
+    """How many records of the run are left out because a newer one is there."""
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -441,4 +437,4 @@ def read_board(run: Run, mode: str, task: Task = "edit") -> Board:
     keys = {cell.key for cell in cells}
     shown = {key: line for key, line in lines.get(newest, {}).items() if key in keys}
     others = sum(len(set(found) & keys) for setup, found in lines.items() if setup != newest)
-    return Board(task, cast(Mode, mode), abouts[newest], cells, shown, others)
+    return Board(task, cast(Mode, mode), abouts[newest], cells, shown, others, run.superseded)

@@ -10,6 +10,8 @@ is that of the mean of the cases' differences.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -322,13 +324,19 @@ def values_of(board: Board, row: str, name: str, kind: str = ALL) -> dict[str, f
 
 def environment(cells: Sequence[Cell]) -> str:
     """What the cells were made with; where they do not agree, every way with its number of cases."""
+    several = len({_settings(cell) for cell in cells}) > 1
     told: dict[str, int] = {}
     for cell in cells:
-        text = _environment(cell)
+        text = _environment(cell) + (f", settings {_settings(cell)}" if several else "")
         told[text] = told.get(text, 0) + 1
     if len(told) == 1:
         return next(iter(told))
     return " | ".join(f"{count} cases: {text}" for text, count in sorted(told.items(), key=lambda item: -item[1]))
+
+
+def _settings(cell: Cell) -> str:
+    """A short name of the settings, to tell mixed ones apart."""
+    return hashlib.sha256(json.dumps(cell.settings, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
 def _environment(cell: Cell) -> str:
@@ -389,3 +397,5 @@ def _notes(board: Board, heads: Sequence[Heading], rows: Sequence[Row]) -> Itera
         yield f"Rows have different numbers of cases ({min(numbers)} to {max(numbers)}): compare them in pairs."
     if board.others:
         yield f"{board.others} scores of other set-ups are in this folder and are not shown."
+    if board.superseded:
+        yield f"{board.superseded} records are left out: newer ones of the same rows and cases are there."
