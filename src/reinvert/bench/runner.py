@@ -92,13 +92,6 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Done:
-    """A cell that was recorded just now."""
-
-    record: Record
-
-
-@dataclass(frozen=True)
 class Share:
     """Which part of a plan a worker begins with; in the end, each does what is left."""
 
@@ -110,25 +103,29 @@ class Share:
         return [*units[start:], *units[:start]]
 
 
-def work(
-    plan: Plan,
-    folder: Path,
-    *,
-    device: str = "auto",
-    share: Share | None = None,
-    again: bool = False,
-) -> Iterator[Done]:
-    """Do what is left of a plan, until nothing is; yields every cell that this process has recorded.
+@dataclass(frozen=True)
+class Job:
+    """A plan, the folder that it fills and the device that it runs on. `again`: do failed cells once more."""
+
+    plan: Plan
+    folder: Path
+    device: str = "auto"
+    again: bool = False
+
+
+def work(job: Job, share: Share | None = None) -> Iterator[Record]:
+    """Do what is left of a plan, until nothing is; yields the record of every cell that this process has done.
 
     Other processes may do the same on the same folder: units that they have claimed are waited for, and done if they
-    die. `again`: cells whose record is a failure are done once more.
+    die.
     """
+    plan, folder = job.plan, job.folder
     folder.mkdir(parents=True, exist_ok=True)
     records, claims = Records(folder), Claims(folder)
     todo = (share or Share()).of(plan.units)
     found = records.refresh()
-    failures = {key: told for key, told in found.items() if again and told.get("error")}
-    maker = Maker(plan, pick_device(device))
+    failures = {key: told for key, told in found.items() if job.again and told.get("error")}
+    maker = Maker(plan, pick_device(job.device))
 
     def is_left(key: str) -> bool:
         return key not in found or found[key] == failures.get(key)
@@ -153,7 +150,7 @@ def work(
                                     write_image(folder, record.image, record.key, picture)
                             told = [record for record, _ in batch]
                             records.append(told)
-                            yield from map(Done, told)
+                            yield from told
                     finally:
                         claims.drop(keys)
                 if len(waiting) == len(todo):
@@ -460,4 +457,4 @@ def _device_name(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-__all__ = ["Done", "Maker", "Share", "work"]
+__all__ = ["Job", "Maker", "Share", "work"]

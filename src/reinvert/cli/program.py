@@ -47,6 +47,7 @@ COMMANDS = {
         Command("draw", "draw a picturebook scene, to have a picture to edit"),
         Command("demo", "draw a scene, edit it several ways, and lay out the results"),
         Command("gallery", "every method on every type of edit, on one sheet"),
+        Command("bench", "run, resume, score and report a benchmark"),
     )
 }
 
