@@ -187,6 +187,8 @@ def test_the_modes_and_runs_that_cannot_be_compared_are_refused(run, table) -> N
     assert against_published(table).rows == ("ddim+p2p",)  # the one row in common
     with pytest.raises(ReinvertError, match="--mode compat"):
         against_published(make_table(read_board(open_run(run), "strict")))
+    changed = [replace(row, environment="overrides (steps 5)") for row in table.rows]
+    assert any("ddim+p2p" in warning for warning in against_published(replace(table, rows=tuple(changed))).warnings)
     with pytest.raises(ReinvertError, match="no row"):
         against_published(replace(table, rows=table.of()[:3]))
 

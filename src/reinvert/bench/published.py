@@ -142,4 +142,7 @@ def _warnings(table: Table, printed: Published, cases: int) -> list[str]:
     named = [head.name for head in table.headings if "[" in head.name]
     if named:
         told.append(f"columns of other networks are not compared: {', '.join(named)}")
+    changed = [row.name for row in table.of() if row.name in printed.rows and "overrides (" in row.environment]
+    if changed:
+        told.append(f"the run changed the recipes' own settings or model: {', '.join(changed)}")
     return told
