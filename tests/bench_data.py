@@ -9,12 +9,12 @@ import numpy as np
 from conftest import make_picture
 from PIL import Image
 
-COLUMNS = ("id", "image", "source", "target", "type", "mask", "blend_source", "blend_target")
+COLUMNS = ("id", "image", "source", "target", "type", "instruction", "mask", "blend_source", "blend_target")
 CASES = (
-    ("one", "a cat on a mat", "a dog on a mat", "1", "", "cat", "dog"),
-    ("two", "a red hat", "a blue hat", "6", "", "red", "blue"),
-    ("three", "a cup", "a tea cup", "2", "three-mask.png", "", ""),
-    ("four", "a man", "an old man", "4", "", "", ""),
+    ("one", "a cat on a mat", "a dog on a mat", "1", "make it a dog", "", "cat", "dog"),
+    ("two", "a red hat", "a blue hat", "6", "", "", "red", "blue"),
+    ("three", "a cup", "a tea cup", "2", "", "three-mask.png", "", ""),
+    ("four", "a man", "an old man", "4", "make him old", "", "", ""),
 )
 
 
@@ -25,11 +25,11 @@ def write_data(folder: Path, count: int = len(CASES)) -> Path:
     with (folder / "cases.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
-        for seed, (name, source, target, kind, masked, *blend) in enumerate(CASES[:count]):
+        for seed, (name, source, target, kind, told, masked, *blend) in enumerate(CASES[:count]):
             make_picture(seed).save(folder / f"{name}.png")
             if masked:
                 Image.fromarray(mask).save(folder / masked)
-            table.writerow([name, f"{name}.png", source, target, kind, masked, *blend])
+            table.writerow([name, f"{name}.png", source, target, kind, told, masked, *blend])
     return folder
 
 
