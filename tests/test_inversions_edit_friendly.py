@@ -281,7 +281,7 @@ def test_a_later_beginning(tiny, picture) -> None:
     result = reinvert.edit(tiny, picture, editor=DiffEdit(maps=2, strength=0.5), **common)
     assert torch.equal(result.latents[0], reinvert.edit(tiny, picture, **common).latents[0])
     before = tiny.tally.copy()
-    with pytest.raises(ReinvertError, match="begins after the start"):
+    with pytest.raises(ReinvertError, match="begins inside the run"):
         reinvert.edit(tiny, picture, editor=DiffEdit(maps=2, strength=0.5), form="stored", **common)
     assert tiny.tally == before
 

@@ -42,8 +42,7 @@ class Anchor:
     def live(self, branches: tuple[int, ...], moment: Moment) -> tuple[int, ...]:
         """The branches whose own prediction is still needed: the source's is not if it is wholly overwritten and
         nobody shares its shift."""
-        shared = self.carry == "source" and len(branches) > 1
-        overwritten = self.acts(moment) and self.strength == 1 and not shared
+        overwritten = self.acts(moment) and self.strength == 1 and self.carry != "source"
         return tuple(b for b in branches if b > 0 or not overwritten)
 
     def pull(self, before: State, after: State, predict: Predictor, step: Step, moment: Moment) -> State:
