@@ -150,14 +150,14 @@ def document(args: argparse.Namespace) -> str:
         f"`python benchmarks/pairs.py --count {args.count} --steps {args.steps} --guidance {args.guidance:g}`: "
         f"{args.count} edits of held-out picturebook scenes, all ten types alike, every method with its defaults. "
         "Background PSNR is taken outside the true mask against the source picture (edits that change everything have "
-        "none), the PSNR to the true edit over the whole picture; seconds (on a machine busy with other work) and single-sample forwards are per edit, the "
+        "none), the PSNR to the true edit over the whole picture; seconds and single-sample forwards are per edit, the "
         f"inversion included, on {machine(model)}. The VAE's own round trip reaches "
         f"{mean(ceiling, 'background'):.2f} dB on the background; of the true edits it makes "
         f"{sum(perfect) / len(perfect):.2f} dB. The source itself, through the VAE, scores "
         f"{mean(ceiling, 'true_edit'):.2f} dB against the true edit.",
         "",
         "At a few steps and a low guidance every method keeps more than at the published settings; this table compares "
-        "methods with each other, on this model.",
+        "methods with each other, on this model. Seconds were taken on a machine busy with other work.",
         "",
         "| inversion | editor | edits | background PSNR | PSNR to the true edit | seconds | forwards | backwards |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, Final
 
 import torch
@@ -73,10 +74,9 @@ def _worker(job: Job, share: Share, threads: int) -> int:
 
 def _ray() -> Any:
     try:
-        import ray
+        return import_module("ray")
     except ImportError as error:
         raise ReinvertError("Ray is not installed; pip install 'reinvert[ray]', or give --workers a number") from error
-    return ray
 
 
 @contextmanager
