@@ -194,7 +194,9 @@ def open_plan(
     """
     place, told = Path(folder), read_about(folder)
     named = os.fspath(Path(spec).resolve()) if Path(spec).exists() else os.fspath(spec)
-    if told and told.get("data") != named and Path(str(told.get("data"))).exists() == Path(named).exists():
+    before = Path(str(told.get("data")))
+    moved = before.is_absolute() and not before.exists() and Path(named).exists()  # its cases are compared below
+    if told and told.get("data") != named and not moved:
         raise ReinvertError(f"{place} is a run on {told.get('data')}, not on {named}; choose another folder (--out)")
     kind = str(loading.pick_dtype(dtype, loading.pick_device(device))).removeprefix("torch.")
     if told and told.get("dtype") != kind:

@@ -56,8 +56,8 @@ class Record:
     error: str = ""
     seconds: float | None = None
     inversion_seconds: float | None = None
-    forwards: float | None = None
-    backwards: float | None = None
+    forwards: int | float | None = None
+    backwards: int | float | None = None
     memory: int | None = None
     attempts: int = 1
     batch: int = 1

@@ -429,7 +429,7 @@ def _uses_mask(row: Row, case: EditCase) -> bool:
     return recipe.case.mask if row.kind != "trained" else _trained_editor(row).needs_mask
 
 
-def _each(count: int, cases: int) -> float:
+def _each(count: int, cases: int) -> int | float:
     """A batch's count per case: whole, where it is the same for all."""
     return count // cases if count % cases == 0 else round(count / cases, 2)
 
