@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from reinvert.errors import ReinvertError
 
 LOOK: Final = 0.5
 """Seconds between two looks at the workers."""
+PATIENCE: Final = 10.0
+"""Seconds that a cluster has to answer."""
 ROUNDS: Final = 3
 """How often workers are started while some die and cells are left."""
 
@@ -85,6 +88,7 @@ def connected(address: str | None = None, **options: Any) -> Generator[str]:
     ray = _ray()
     mine = not ray.is_initialized()
     if mine:
+        _check_answer(address)
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if address is None:
             # Workers must find this very code, also where it is not installed.
@@ -100,6 +104,17 @@ def connected(address: str | None = None, **options: Any) -> Generator[str]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _check_answer(address: str | None) -> None:
+    """Ray itself waits minutes for a host and port at which nobody listens."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # none, or a word such as "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ReinvertError(f"there is no Ray at {address}: {error}") from error
 
 
 def work_on_ray(job: Job, count: int | None = None) -> Iterator[None]:
@@ -146,7 +161,7 @@ class _Actor:
         return os.getpid()
 
 
-def _shares(resources: dict[str, float], count: int | None) -> list[dict[str, float]]:
+def _shares(resources: dict[str, float], count: int | None) -> list[dict[str, int]]:
     """What each actor asks the cluster for."""
     gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
     if gpus:
