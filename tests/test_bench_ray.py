@@ -85,7 +85,7 @@ def test_two_processes_give_the_bits_of_one(jobs: tuple[Job, Job]) -> None:
 
 def test_no_ray_at_an_address() -> None:
     pytest.importorskip("ray")
-    with pytest.raises(ReinvertError, match="no Ray at 127.0.0.1:1"), connected("127.0.0.1:1"):
+    with pytest.raises(ReinvertError, match=r"no Ray at 127\.0\.0\.1:1"), connected("127.0.0.1:1"):
         pass
 
 

@@ -65,7 +65,7 @@ def with_means(table: Table, row: str, means: dict[str, Figure]) -> Table:
 
 def test_the_terminal_says_mode_means_cases_and_environment(table) -> None:
     text = shown(report.show, table)
-    for told in ("mode compat", "∞", "n=4", "weights 1a2b3c", "ddim+p2p *", "true mask", "LPIPS ×10³ ↓ is empty"):
+    for told in ("mode compat", "∞", "n=4", "weights 1a2b3c", "p2p * ", "true mask", "LPIPS ×10³ ↓ is empty"):
         assert told in text, told
     assert "strict" not in text
     assert "change object" in shown(report.show, table, kinds=True)
@@ -137,6 +137,17 @@ def test_latex_has_as_many_cells_in_every_line_and_escapes_names(table) -> None:
     assert text.startswith("% Mode compat")
     assert r"$\infty$" in text
     assert text.count(r"\textbf") >= 2
+
+
+def test_markdown_has_as_many_cells_in_every_line(table) -> None:
+    odd = with_means(table, "a|b", {})
+    text = report.markdown(odd)
+    heads = report.filled_headings(odd)
+    lines = [line.replace(r"\|", "") for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(odd.of())
+    assert {line.count("|") for line in lines} == {2 + 1 + len(heads)}
+    assert "**" in text
+    assert "\n* Mode compat" in text
 
 
 # --- the published table -----------------------------------------------------------------------------------------

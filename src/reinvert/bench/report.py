@@ -1,4 +1,4 @@
-"""Tables as a terminal shows them, as CSV, parquet and LaTeX. Every form says the mode, the cases and the environment.
+"""Tables as a terminal shows them, as CSV, parquet, LaTeX and Markdown, each with mode, cases and environment.
 
 The HTML page is in `bench.page`.
 """
@@ -43,10 +43,15 @@ def show(table: Table, console: Console, *, kinds: bool = False, intervals: bool
             for row in rows:
                 made = [(row.figures[head.name], head, row.name in winners[head.name]) for head in heads]
                 cells = [_cell(cell, head, intervals, bold, row.cells) for cell, head, bold in made]
-                grid.add_row(Text(f"{row.name}{_mark(row)}"), str(row.cells), *cells)
+                grid.add_row(Text(f"{broken(row.name)}{_mark(row)}"), str(row.cells), *cells)
             console.print(grid)
     for note in notes_of(table):
         console.print(Text(f"- {note}"))
+
+
+def broken(name: str) -> str:
+    """A row's name on lines that a narrow column has room for: "ddim+" above "p2p"."""
+    return name.replace("+", "+\n")
 
 
 def _parts(heads: Sequence[Heading]) -> list[list[Heading]]:
@@ -119,7 +124,7 @@ def show_published(made: Comparison, console: Console) -> None:
         grid.add_column(_stacked(head), justify="right")
     for name in made.rows:
         cells = [cell for cell in made.cells if cell.row == name]
-        grid.add_row(Text(name), *(Text(_beside(cell), style=_style(cell.within)) for cell in cells))
+        grid.add_row(Text(broken(name)), *(Text(_beside(cell), style=_style(cell.within)) for cell in cells))
     console.print(grid)
     tolerance = ", ".join(f"{heads[name].said} {share:.0%}" for name, share in made.printed.tolerance.items())
     console.print(Text("Each cell: published, ours, difference. Within tolerance is a published value inside our"))
@@ -255,6 +260,37 @@ def latex(table: Table, kind: str = ALL) -> str:
         lines.append(" & ".join([_tex(row.name) + (r"$^\ast$" if _mark(row) else ""), *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(lines)
+
+
+def write_markdown(table: Table, path: Path) -> None:
+    """Write a table for a page on the web or in a repository."""
+    _write(path, lambda draft: draft.write_text(markdown(table), encoding="utf-8"))
+
+
+def markdown(table: Table, kind: str = ALL) -> str:
+    """The Markdown of a table: means with half the width of their interval, n where it is not all; then the notes."""
+    heads, rows = filled_headings(table), table.of(kind)
+    winners = {head.name: best(rows, head) for head in heads}
+    titles = [" ".join(_stacked(head).plain.split()) for head in heads]
+    lines = [_line(["", "cases", *titles]), _line(["---", *["---:"] * (1 + len(heads))])]
+    for row in rows:
+        made = [(row.figures[head.name], head, row.name in winners[head.name]) for head in heads]
+        lines.append(_line([row.name + _mark(row).replace("*", "\\*"), str(row.cells), *(
+            _markdown_cell(cell, head, bold, row.cells) for cell, head, bold in made)]))  # fmt: skip
+    return "\n".join([*lines, "", *(f"* {note}" for note in notes_of(table)), ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _markdown_cell(made: Figure, head: Heading, bold: bool, cells: int) -> str:
+    if made.mean is None:
+        return ""
+    text = f"**{head.shown(made.mean)}**" if bold else head.shown(made.mean)
+    if made.low is not None and made.high is not None and made.high > made.low:
+        text += f" ± {head.shown((made.high - made.low) / 2)}"
+    return text if made.n == cells else f"{text} (n={made.n})"
 
 
 _ARROWS = {"higher": r" $\uparrow$", "lower": r" $\downarrow$"}

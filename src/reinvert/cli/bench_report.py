@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reinvert.bench.table import Table
 
 MODES: tuple[Mode, ...] = ("compat", "strict")
-FORMATS = ("csv", "parquet", "latex", "html")
+FORMATS = ("csv", "parquet", "latex", "markdown", "html")
 
 
 def configure_score(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +196,8 @@ def _written(run: Run, tables: list[tuple[Table, Any]], args: argparse.Namespace
             report.write_parquet(report.case_rows(board), at(f"cases-{named}.parquet"))
         if "latex" in args.write:
             report.write_latex(table, at(f"table-{named}.tex"))
+        if "markdown" in args.write:
+            report.write_markdown(table, at(f"table-{named}.md"))
     if "html" in args.write:
         from reinvert.bench.data import open_data
         from reinvert.bench.page import write_page
