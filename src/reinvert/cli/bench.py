@@ -192,7 +192,6 @@ def run_status(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from reinvert.bench.records import Records, is_running, read_about
-    from reinvert.bench.report import broken
 
     folder = Path(args.run)
     about = read_about(folder)
@@ -210,11 +209,11 @@ def run_status(args: argparse.Namespace) -> int:
             tale.seconds.append(told["seconds"])
     table = Table(title=Text(f"{folder}: {about['data']}"), title_justify="left")
     for title in ("task", "row", "cells", "done", "failed", "left", "seconds each"):
-        table.add_column(title, justify="left" if title in ("task", "row") else "right")
+        table.add_column(title, justify="left" if title in ("task", "row") else "right", overflow="fold")
     for (task, row), tale in tales.items():
         each = f"{sum(tale.seconds) / len(tale.seconds):.2f}" if tale.seconds else ""
         counts = (tale.cells, tale.done, tale.failed, max(0, tale.cells - tale.done - tale.failed))
-        table.add_row(task, Text(broken(row)), *map(str, counts), each)
+        table.add_row(task, Text(row), *map(str, counts), each)
     console = Console()
     console.print(table)
     left = sum(max(0, tale.cells - tale.done - tale.failed) for tale in tales.values())
