@@ -195,7 +195,7 @@ CHANGES_A_FREE_SOURCE = {
     "row moves (methods page, 4.3); with negative-prompt inversion it is zero, and an anchor overwrites it",
     "diffedit": "it holds the source on the inverted path, which is the background it keeps",
     "pix2pix_zero": "its reference is the source without guidance: the source's null side hears the source's prompt",
-    "pnp": "its source hears nothing",
+    "pnp": "it holds a source that no anchor holds on the inverted path, and its source hears nothing",
 }
 IDLE = {("proximal", "negative_prompt"), ("pix2pix_zero", "negative_prompt"), ("pix2pix_zero", "null_text")}
 """Where the inversion has already given the null side something of its own to say."""
