@@ -42,9 +42,9 @@ class Edit:
 
 EDITS = (
     Edit("cat to dog", lambda s: s.with_thing(kind="dog"), ("cat", "dog")),
-    Edit("red to blue", lambda s: s.with_thing(color="blue"), ("cat", "cat")),
-    Edit("plain to striped", lambda s: s.with_thing(material="striped"), ("cat", "cat")),
-    Edit("add a hat", lambda s: s.with_thing(wearing="hat"), ("", "hat")),
+    Edit("red to blue", lambda s: s.with_thing(color="blue"), ("red", "blue")),
+    Edit("plain to striped", lambda s: s.with_thing(material="striped"), ("cat", "striped")),
+    Edit("add a hat", lambda s: s.with_thing(wearing="hat"), ("cat", "hat")),
     Edit("grass to snow", lambda s: replace(s, background="snow")),
     Edit("to a sketch", lambda s: replace(s, style="sketch")),
 )
