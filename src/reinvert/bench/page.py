@@ -70,9 +70,10 @@ def page(
     data = page_data(run, tables, cases, megabytes=megabytes, against=against)
     modes = ", ".join(dict.fromkeys(table.mode for table, _ in tables))
     first = tables[0][0]
+    named = Path(run.data).name if run.data else "not told"  # a page is sent to others: no paths of this machine
     parts = {
         "title": html.escape(title),
-        "summary": html.escape(f"{len(data['cases'])} cases, {len(first.of())} rows, mode {modes}. Data: {run.data}."),
+        "summary": html.escape(f"{len(data['cases'])} cases, {len(first.of())} rows, modes: {modes}. Data: {named}."),
         "style": (FILES / "page.css").read_text(encoding="utf-8"),
         "static": static_table(first),
         "data": _embedded(data),
