@@ -20,9 +20,28 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def offline_commands() -> list[str]:
-    """The commands of the README that need neither a checkpoint nor a photo."""
-    lines = README.replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith("reinvert ") and "--model" not in line]
+    """The commands of the README that need neither a checkpoint nor a photo, nor a benchmark's data."""
+    return [line for line in commands(README) if "--model" not in line and not line.startswith("reinvert bench ")]
+
+
+def commands(text: str) -> list[str]:
+    return [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("reinvert ")]
+
+
+@pytest.mark.usefixtures("_in_tmp")
+def test_the_rehearsal_of_the_benchmark_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """As docs/reproduce-the-paper.md has it, on fewer cases and steps."""
+    text = (Path(__file__).parent.parent / "docs" / "reproduce-the-paper.md").read_text()
+    rehearsal = text[text.index("## 0.") : text.index("## 1.")]
+    for many, few in (("--count 20", "--count 10"), ("--steps 20", "--steps 2")):
+        assert many in rehearsal
+        rehearsal = rehearsal.replace(many, few)
+    lines = commands(rehearsal)
+    assert [shlex.split(line)[2] for line in lines] == ["make", "check", "run", "score", "report"]
+    for line in lines:
+        assert cli.main(shlex.split(line)[1:]) == 0, line
+    assert {path.suffix for path in Path("rehearsal/report").iterdir()} == {".html", ".csv", ".tex"}
+    assert "directinversion+" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_in_tmp")
