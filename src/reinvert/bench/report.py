@@ -271,7 +271,7 @@ def markdown(table: Table, kind: str = ALL) -> str:
     """The Markdown of a table: means with half the width of their interval, n where it is not all; then the notes."""
     heads, rows = filled_headings(table), table.of(kind)
     winners = {head.name: best(rows, head) for head in heads}
-    titles = [" ".join(_stacked(head).plain.split()) for head in heads]
+    titles = [f"{head.said or head.title} {head.factor} {head.arrow}".replace("  ", " ") for head in heads]
     lines = [_line(["", "cases", *titles]), _line(["---", *["---:"] * (1 + len(heads))])]
     for row in rows:
         made = [(row.figures[head.name], head, row.name in winners[head.name]) for head in heads]
