@@ -142,12 +142,13 @@ def run_report(args: argparse.Namespace) -> int:
     how = Bootstrap(args.resamples, 0.95, args.seed)
     tables: list[tuple[Table, Any]] = []
     for board in _boards(run, args.mode):
-        table = make_table(board, args.columns, how)
-        tables.append((table, board))
+        tables.append((make_table(board, args.columns, how), board))
+    written = _written(run, tables, args)  # before anything is shown: a reader such as `head` may close the pipe
+    for table, _ in tables:
         report.show(table, console, kinds=args.kinds)
         if _comparable(table, args):
             report.show_published(against_published(table), console)
-    for path in _written(run, tables, args):
+    for path in written:
         print(path)
     return 0
 
