@@ -144,10 +144,12 @@ def document(args: argparse.Namespace) -> str:
     ceiling = figures(edits, round_trip(model, [edit.picture(side) for edit in edits]), side)
     perfect = [psnr(p, edit.truth(side)[0]) for p, edit in zip(
         round_trip(model, [edit.truth(side)[0] for edit in edits]), edits, strict=True)]  # fmt: skip
+    shorter = "; ".join(f"{name} with {k} {v}" for name, told in SHORTER.items() for k, v in told.items())
     lines = [
         "# Every legal pair on true edits",
         "",
-        f"`python benchmarks/pairs.py --count {args.count} --steps {args.steps} --guidance {args.guidance:g}`: "
+        f"`python benchmarks/pairs.py --count {args.count} --steps {args.steps} --guidance {args.guidance:g} "
+        f"--batch {args.batch}`: "
         f"{args.count} edits of held-out picturebook scenes, all ten types alike, every method with its defaults. "
         "Background PSNR is taken outside the true mask against the source picture (edits that change everything have "
         "none), the PSNR to the true edit over the whole picture; seconds and single-sample forwards are per edit, the "
@@ -157,7 +159,8 @@ def document(args: argparse.Namespace) -> str:
         f"{mean(ceiling, 'true_edit'):.2f} dB against the true edit.",
         "",
         "At a few steps and a low guidance every method keeps more than at the published settings; this table compares "
-        "methods with each other, on this model. Seconds were taken on a machine busy with other work.",
+        "methods with each other, on this model. Compare costs by forwards: seconds were taken beside other work, more "
+        f"of it for some rows than for others, in batches of {args.batch}. Not at its defaults: {shorter}.",
         "",
         "| inversion | editor | edits | background PSNR | PSNR to the true edit | seconds | forwards | backwards |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -358,7 +358,7 @@ def test_captions_find_their_pictures(judge):
 
 @bundled
 def test_a_caption_that_says_less_still_fits_better_than_a_wrong_one(judge):
-    # 370 of 400 were right when the towers were trained; of 100 then, four standard deviations (2.6) less are 82.
+    # 370 of 400 other scenes were right when the towers were trained. Of twenty scenes alone chance decides too much.
     wins = 0
     for i, scene in enumerate(scenes(100, 4)):
         scene = replace(scene, things=scene.things[:1], style="drawn")
@@ -366,7 +366,7 @@ def test_a_caption_that_says_less_still_fits_better_than_a_wrong_one(judge):
         picture = judge.pictures(drawings([scene]))
         right, wrong = judge.captions([say(Random(i), s, 1.0)[0] for s in (scene, other)])
         wins += float(picture @ right) > float(picture @ wrong)
-    assert wins >= 82
+    assert wins >= 85
 
 
 @bundled

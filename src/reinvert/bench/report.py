@@ -39,17 +39,17 @@ def show(table: Table, console: Console, *, kinds: bool = False, intervals: bool
             grid.add_column("cases", justify="right")
             for head in heads:
                 grid.add_column(_stacked(head), justify="right")
-            winners = {head.name: best(rows, head) for head in heads}
+            winners = _winners(rows, heads)
             for row in rows:
                 made = [(row.figures[head.name], head, row.name in winners[head.name]) for head in heads]
                 cells = [_cell(cell, head, intervals, bold, row.cells) for cell, head, bold in made]
-                grid.add_row(Text(f"{broken(row.name)}{_mark(row)}"), str(row.cells), *cells)
+                grid.add_row(Text(f"{_broken(row.name)}{_mark(row)}"), str(row.cells), *cells)
             console.print(grid)
     for note in notes_of(table):
         console.print(Text(f"- {note}"))
 
 
-def broken(name: str) -> str:
+def _broken(name: str) -> str:
     """A row's name on lines that a narrow column has room for: "ddim+" above "p2p"."""
     return name.replace("+", "+\n")
 
@@ -75,6 +75,11 @@ def best(rows: Sequence[Row], head: Heading) -> set[str]:
         return set()
     top = max(told) if head.direction == "higher" else min(told)
     return {name for name, mean in means.items() if mean is not None and head.shown(mean) == head.shown(top)}
+
+
+def _winners(rows: Sequence[Row], heads: Sequence[Heading]) -> dict[str, set[str]]:
+    """The best rows of every column."""
+    return {head.name: best(rows, head) for head in heads}
 
 
 def notes_of(table: Table) -> tuple[str, ...]:
@@ -124,7 +129,7 @@ def show_published(made: Comparison, console: Console) -> None:
         grid.add_column(_stacked(head), justify="right")
     for name in made.rows:
         cells = [cell for cell in made.cells if cell.row == name]
-        grid.add_row(Text(broken(name)), *(Text(_beside(cell), style=_style(cell.within)) for cell in cells))
+        grid.add_row(Text(_broken(name)), *(Text(_beside(cell), style=_style(cell.within)) for cell in cells))
     console.print(grid)
     tolerance = ", ".join(f"{heads[name].said} {share:.0%}" for name, share in made.printed.tolerance.items())
     console.print(Text("Each cell: published, ours, difference. Within tolerance is a published value inside our"))
@@ -254,7 +259,7 @@ def latex(table: Table, kind: str = ALL) -> str:
     lines += [" & ".join(spans) + r" \\", "".join(rules)]
     titles = [_tex(" ".join(p for p in (h.title, h.factor) if p)) + _ARROWS[h.direction] for h in heads]
     lines += [" & ".join(["Method", *titles]) + r" \\", r"\midrule"]
-    winners = {head.name: best(rows, head) for head in heads}
+    winners = _winners(rows, heads)
     for row in rows:
         cells = [_tex_cell(row.figures[head.name], head, row.name in winners[head.name]) for head in heads]
         lines.append(" & ".join([_tex(row.name) + (r"$^\ast$" if _mark(row) else ""), *cells]) + r" \\")
@@ -270,7 +275,7 @@ def write_markdown(table: Table, path: Path) -> None:
 def markdown(table: Table, kind: str = ALL) -> str:
     """The Markdown of a table: means with half the width of their interval, n where it is not all; then the notes."""
     heads, rows = filled_headings(table), table.of(kind)
-    winners = {head.name: best(rows, head) for head in heads}
+    winners = _winners(rows, heads)
     titles = [f"{head.said or head.title} {head.factor} {head.arrow}".replace("  ", " ") for head in heads]
     lines = [_line(["", "cases", *titles]), _line(["---", *["---:"] * (1 + len(heads))])]
     for row in rows:
