@@ -212,9 +212,7 @@ def test_jpeg_75_is_how_the_published_programs_save_the_edit() -> None:
     cut = Image.open(stored).crop((3 * SIDE, 0, 4 * SIDE, SIDE))
     assert np.array_equal(np.asarray(jpeg(tiles[3]))[:, 1:], np.asarray(cut)[:, 1:])
     made = score(ITEMS[0].source, ITEMS[0].edited, MASK, None, None, "compat", Networks(), jpeg75=True)
-    wanted, plain = (
-        score(ITEMS[0].source, e, MASK, None, None, "compat", Networks()).values for e in (cut, tiles[3])
-    )
+    wanted, plain = (score(ITEMS[0].source, e, MASK, None, None, "compat", Networks()).values for e in (cut, tiles[3]))
     assert made.jpeg75
     for name in ("psnr_unedit_part", "mse_unedit_part", "ssim_unedit_part"):
         assert made.values[name] == wanted[name] != plain[name]

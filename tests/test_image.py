@@ -359,9 +359,7 @@ def claim_size(path: Path, width: int, height: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("width", "height"), [(8001, 8000), (10_000, 10_000), (100_000, 100_000), (65_000, 1000)]
-)
+@pytest.mark.parametrize(("width", "height"), [(8001, 8000), (10_000, 10_000), (100_000, 100_000), (65_000, 1000)])
 @pytest.mark.filterwarnings("error")
 def test_size_is_checked_before_decoding(tmp_path, width, height):
     path = claim_size(tmp_path / "bomb.png", width, height)
@@ -405,9 +403,7 @@ def test_a_mask_is_split_at_128(tmp_path):
 
 def test_a_mask_of_labels_counts_all_but_zero(tmp_path):
     labels = np.array([[0, 1, 2, 0]], np.uint8)
-    assert pixels(open_mask(stored(Image.fromarray(labels), tmp_path / "m.png"))).tolist() == [
-        [0, 255, 255, 0]
-    ]
+    assert pixels(open_mask(stored(Image.fromarray(labels), tmp_path / "m.png"))).tolist() == [[0, 255, 255, 0]]
 
 
 def test_a_black_mask_and_a_one_bit_mask(tmp_path):
@@ -501,9 +497,7 @@ def test_a_mask_follows_its_picture(mode):
     mask = fit_mask(source.convert("L"), fit)
     assert (mask.mode, mask.size) == ("L", fitted.size)
     assert set(np.unique(pixels(mask))) == {0, 255}
-    assert (
-        np.abs((pixels(mask) >= 128) * 255 - (pixels(fitted)[..., 0] >= 128) * 255).mean() < 12
-    )  # edges only
+    assert np.abs((pixels(mask) >= 128) * 255 - (pixels(fitted)[..., 0] >= 128) * 255).mean() < 12  # edges only
 
 
 def test_a_masks_padding_is_kept_from_editing():
@@ -803,9 +797,7 @@ def test_small_pictures_grow_by_whole_factors_without_new_colours():
     red, blue = (sheet == (255, 0, 0)).all(axis=-1), (sheet == (0, 0, 255)).all(axis=-1)
     assert red.sum() == blue.sum() == 100 * 50
     middle = Image.new("RGB", (150, 150), (255, 0, 0))
-    assert (pixels(contact_sheet([[middle]], column_titles=[""], cell=400)) == (255, 0, 0)).all(
-        axis=-1
-    ).sum() == 150**2
+    assert (pixels(contact_sheet([[middle]], column_titles=[""], cell=400)) == (255, 0, 0)).all(axis=-1).sum() == 150**2
 
 
 def test_an_empty_cell_is_pale_and_titles_need_room():

@@ -71,9 +71,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     data = bytearray(draw(st.sampled_from(FILES)))
     for _ in range(draw(st.integers(1, 6))):
         # The first bytes are header and tables, where a change can mislead a decoder most.
-        data[draw(st.integers(0, min(120, len(data) - 1)) | st.integers(0, len(data) - 1))] = draw(
-            st.integers(0, 255)
-        )
+        data[draw(st.integers(0, min(120, len(data) - 1)) | st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
     return bytes(data[: draw(st.just(len(data)) | st.integers(0, len(data)))])
 
 
@@ -158,9 +156,7 @@ def test_a_plan_has_sides_of_the_multiple_and_boxes_inside_their_pictures(source
 @given(image=pictures, mode=modes, units=st.integers(1, 8), seed=st.integers(0, 9), feather=st.integers(0, 3))
 def test_an_empty_mask_gives_the_original_back(image, mode, units, seed, feather):
     _, fit = fit_image(image, 8 * units, 8, mode)
-    edited = Image.fromarray(
-        np.random.default_rng(seed).integers(0, 256, (*fit.size[::-1], 3), dtype=np.uint8)
-    )
+    edited = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*fit.size[::-1], 3), dtype=np.uint8))
     for mask in (np.zeros(fit.size[::-1], bool), Image.new("L", fit.size), np.zeros(image.size[::-1])):
         assert paste_back(image, edited, fit, mask, feather).tobytes() == image.tobytes()
 

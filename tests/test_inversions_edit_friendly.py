@@ -208,9 +208,7 @@ def test_a_target_that_repeats_the_source_is_the_source_at_any_common_scale(tiny
 
 def test_levels_are_noised_independently(tiny64, clean, source) -> None:
     path = EditFriendly(skip=0.0).invert(source).path
-    noises = [
-        (path[k] - math.sqrt(level_of(k)) * clean[:1]) / math.sqrt(1 - level_of(k)) for k in range(1, STEPS + 1)
-    ]
+    noises = [(path[k] - math.sqrt(level_of(k)) * clean[:1]) / math.sqrt(1 - level_of(k)) for k in range(1, STEPS + 1)]
     flat = torch.stack(noises).flatten(1)
     correlated = torch.corrcoef(flat) - torch.eye(STEPS).double()
     assert correlated.abs().max() < 5 / math.sqrt(flat.shape[1])  # five standard deviations of independent draws

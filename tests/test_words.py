@@ -217,9 +217,7 @@ def test_a_word_that_shares_a_token_with_its_punctuation_keeps_it() -> None:
 
 
 def test_a_missing_word_lists_the_words_there_are() -> None:
-    with pytest.raises(
-        ReinvertError, match=r"'kat' does not occur in .*; the words are: a, cat, on, table\.$"
-    ):
+    with pytest.raises(ReinvertError, match=r"'kat' does not occur in .*; the words are: a, cat, on, table\.$"):
         word_positions(clip(), "a cat on a table", "kat")
     for nothing in ("", "  "):
         with pytest.raises(ReinvertError, match="does not occur"):
@@ -739,9 +737,7 @@ def test_explain_lists_what_every_target_token_reads() -> None:
 
 def test_explain_shows_every_source_token_of_a_replaced_word() -> None:
     rows = explain(clip(), "a stormtrooper", "a cat", "replace")
-    assert rows[2:5] == [
-        Link(2, "cat", m, piece, True) for m, piece in enumerate(("storm", "troop", "er"), 2)
-    ]
+    assert rows[2:5] == [Link(2, "cat", m, piece, True) for m, piece in enumerate(("storm", "troop", "er"), 2)]
     rows = explain(clip(), "a cat", "a stormtrooper", "replace")
     assert [(row.target_piece, row.source_piece) for row in rows[2:5]] == [
         ("storm", "cat"),

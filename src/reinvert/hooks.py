@@ -61,9 +61,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, Site], Tensor]
 class Look(Protocol):
     """Asks the network about latents [branch, case, ...] without gradients; the rows of some branches, or all."""
 
-    def __call__(
-        self, x: Tensor, moment: Moment, branches: tuple[int, ...] | None = None
-    ) -> Mapping[Row, Tensor]: ...
+    def __call__(self, x: Tensor, moment: Moment, branches: tuple[int, ...] | None = None) -> Mapping[Row, Tensor]: ...
 
 
 Nudged = Tensor | tuple[Tensor, Tensor]
@@ -197,7 +195,6 @@ class Call:
         seen = sorted(row for row in (*self.rows, *self.alias) if row.side is side)
         index = [place[self.alias.get(row, row)] for row in seen]
         return tuple(row.branch for row in seen), index, [row not in self.alias for row in seen]
-
 
     def by_side(self, rule: Callable[[Side, tuple[int, ...], Rows], Tensor]) -> Tensor:
         """Run `rule(side, branches, pick)` on every side and put its rows [branch, ...] back in row order.

@@ -586,9 +586,7 @@ def _shown(picture: Picture, cell: int) -> Picture:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def _write_lines(
-    draw: ImageDraw.ImageDraw, lines: Sequence[str], font: Font, lefts: Sequence[int], top: int
-) -> None:
+def _write_lines(draw: ImageDraw.ImageDraw, lines: Sequence[str], font: Font, lefts: Sequence[int], top: int) -> None:
     for number, (text, left) in enumerate(zip(lines, lefts, strict=True)):
         draw.text((left, top + number * _line_height(font)), text, fill=INK, font=font)
 

@@ -42,9 +42,7 @@ def matrix() -> dict[str, dict[str, str | None]]:
     return {i.name: {e.name: why_not(i, [e]) for e in editors} for i in inversions}
 
 
-def check_pair(
-    inversion: Inversion, editors: Sequence[Editor], *, masked: bool, guidance: float | None = None
-) -> None:
+def check_pair(inversion: Inversion, editors: Sequence[Editor], *, masked: bool, guidance: float | None = None) -> None:
     """Raise `ReinvertError` with the reason, if there is one."""
     reason = why_not(inversion, editors, masked=masked, guidance=guidance)
     if reason:

@@ -31,9 +31,7 @@ Group = Literal["inversions", "editors", "trained"]
 _BASES: dict[Group, type] = {"inversions": Inversion, "editors": Editor, "trained": Trained}
 
 # "Title, year, arXiv id" at the start of a sentence.
-_PAPER = re.compile(
-    r"(?:^|\. )(?P<title>(?:(?!\. ).)*?), (?P<year>\d{4}), arXiv (?P<id>\d{4}\.\d{4,5})"
-)
+_PAPER = re.compile(r"(?:^|\. )(?P<title>(?:(?!\. ).)*?), (?P<year>\d{4}), arXiv (?P<id>\d{4}\.\d{4,5})")
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,7 @@ def describe(group: Group, name: str) -> Method:
     cls = find(group, name)
     text = inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or ""
     prose = [" ".join(part.split()) for part in text.split("\n\n") if not part.startswith(" ")]
-    papers = tuple(
-        f"{m['title']} ({m['year']}, arXiv {m['id']})" for part in prose for m in _PAPER.finditer(part)
-    )
+    papers = tuple(f"{m['title']} ({m['year']}, arXiv {m['id']})" for part in prose for m in _PAPER.finditer(part))
     return Method(name, group, text.split("\n\n")[0].replace("\n", " "), papers, cls.needs, arguments(cls), cls.when)
 
 

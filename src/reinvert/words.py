@@ -253,9 +253,7 @@ def replacement_map(
     return matrix
 
 
-def refinement_map(
-    tokenizer: TokenizerLike, source: str, target: str
-) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+def refinement_map(tokenizer: TokenizerLike, source: str, target: str) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """(map, a) of R[t] = a_t A_S[map(t)] + (1 - a_t) A_T[t]: each target token's source token, and 1 if any.
 
     Fresh tokens have map -1 and a 0; a substituted word is fresh too. Padding maps to its own position.
@@ -277,9 +275,7 @@ def refinement_matrix(mapping: Int[Tensor, " n"], a: Float[Tensor, " n"]) -> Flo
     return (positions[:, None] == mapping[None, :]) * a[None, :]
 
 
-def mixing(
-    tokenizer: TokenizerLike, source: str, target: str, kind: Kind, *, compat: Compat = "correct"
-) -> Mixing:
+def mixing(tokenizer: TokenizerLike, source: str, target: str, kind: Kind, *, compat: Compat = "correct") -> Mixing:
     """What `kind` reads of the two prompts' maps; the same at every step."""
     n = tokenizer.model_max_length
     match kind:

@@ -152,9 +152,7 @@ def _json(path: Path, name: str) -> dict[str, Any]:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         missing = path.relative_to(path.parents[1]) if path.parent.name in (*COMPONENTS, "scheduler") else path.name
-        raise ReinvertError(
-            f"{name} is not a complete model in diffusers format: {missing} is missing"
-        ) from error
+        raise ReinvertError(f"{name} is not a complete model in diffusers format: {missing} is missing") from error
     except (OSError, ValueError) as error:
         raise ReinvertError(f"{name} is not a model in diffusers format: {path.name} cannot be read") from error
 

@@ -55,9 +55,7 @@ class StableDiffusion:
         )
         self._prediction: str = self._scheduler.config.prediction_type
         if self._prediction not in ("epsilon", "v_prediction"):
-            raise ReinvertError(
-                f"{name} predicts {self._prediction!r}; reinvert reads epsilon and v_prediction models"
-            )
+            raise ReinvertError(f"{name} predicts {self._prediction!r}; reinvert reads epsilon and v_prediction models")
         wanted = ("betas", "beta", "num_train", "prediction", "offset", "alpha_to_one", "spacing", "zero_snr")
         config = {k: v for k, v in self._scheduler.config.items() if any(w in k for w in wanted)}
         self.schedule = json.dumps(config, sort_keys=True, default=str)

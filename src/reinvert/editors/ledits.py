@@ -38,7 +38,7 @@ class LEdits(Editor):
     """A rule of guidance with a region of its own for every concept."""
 
     name: ClassVar[str] = "ledits"
-    needs: ClassVar[str] = "a target prompt (a full one, or a concept such as \"glasses\")"
+    needs: ClassVar[str] = 'a target prompt (a full one, or a concept such as "glasses")'
     usual_inversion: ClassVar[str] = "edit_friendly"
     when: ClassVar[str] = (
         "Several independent changes at once, each with a strength of its own, adding as well as removing. Not for a "

@@ -130,4 +130,3 @@ class _PnPHooks(Hooks):
         if name != self.chosen or moment.index >= self.until_features or len(branches) < 2:
             return h
         return h[:1].expand_as(h)
-

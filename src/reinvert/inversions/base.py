@@ -48,9 +48,7 @@ class Source:
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.x0):
-            raise ReinvertError(
-                f"{len(self.x0)} pictures need {len(self.x0)} source prompts, not {len(self.prompts)}"
-            )
+            raise ReinvertError(f"{len(self.x0)} pictures need {len(self.x0)} source prompts, not {len(self.prompts)}")
 
 
 @dataclass(frozen=True)

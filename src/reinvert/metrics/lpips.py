@@ -20,9 +20,7 @@ from reinvert.metrics.base import Metric, Mode, blackened, check, region_mean, w
 from reinvert.metrics.networks.base import Perceptual
 
 
-def lpips(
-    a: Tensor, b: Tensor, mask: Tensor | None = None, mode: Mode = "strict", *, network: Perceptual
-) -> Tensor:
+def lpips(a: Tensor, b: Tensor, mask: Tensor | None = None, mode: Mode = "strict", *, network: Perceptual) -> Tensor:
     """LPIPS, `[n]`, of pictures `[n, 3, h, w]` in 0..1; mask `[n, 1, h, w]`, 1 where they are compared."""
     check(a, b, mask, mode)
     if mode == "compat":

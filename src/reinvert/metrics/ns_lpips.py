@@ -26,9 +26,7 @@ SIDE = 256
 """The published evaluation's size, whatever the pictures' own."""
 
 
-def ns_lpips(
-    a: Tensor, b: Tensor, mask: Tensor | None = None, mode: Mode = "strict", *, network: Perceptual
-) -> Tensor:
+def ns_lpips(a: Tensor, b: Tensor, mask: Tensor | None = None, mode: Mode = "strict", *, network: Perceptual) -> Tensor:
     """NS-LPIPS, `[n]`, of pictures `[n, 3, h, w]` in 0..1; mask `[n, 1, h, w]`, 1 on the non-selected region."""
     check(a, b, mask, mode)
     if mode == "strict":

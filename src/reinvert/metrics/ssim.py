@@ -24,9 +24,7 @@ SIGMA = 1.5
 C1, C2 = 0.01**2, 0.03**2
 
 
-def ssim(
-    a: Tensor, b: Tensor, mask: Tensor | None = None, mode: Mode = "strict", *, crop: bool = False
-) -> Tensor:
+def ssim(a: Tensor, b: Tensor, mask: Tensor | None = None, mode: Mode = "strict", *, crop: bool = False) -> Tensor:
     """SSIM, `[n]`, of pictures `[n, 3, h, w]` in 0..1; mask `[n, 1, h, w]`, 1 where they are compared."""
     check(a, b, mask, mode)
     if min(a.shape[-2:]) <= (2 * RADIUS if crop else RADIUS):

@@ -81,9 +81,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.background not in BACKGROUNDS:
-            raise ValueError(
-                f"picturebook has no background {self.background!r}; choose from {', '.join(BACKGROUNDS)}"
-            )
+            raise ValueError(f"picturebook has no background {self.background!r}; choose from {', '.join(BACKGROUNDS)}")
         if self.style not in STYLES:
             raise ValueError(f"picturebook has no style {self.style!r}; choose from {', '.join(STYLES)}")
 
@@ -103,8 +101,7 @@ class Scene:
 def held_out(scene: Scene) -> bool:
     """Whether a scene shows a (kind, colour, background) combination that training never sees (about 10 %)."""
     return any(
-        zlib.crc32(f"{thing.kind} {thing.color} {scene.background}".encode()) % 10 == 0
-        for thing in scene.things
+        zlib.crc32(f"{thing.kind} {thing.color} {scene.background}".encode()) % 10 == 0 for thing in scene.things
     )
 
 

@@ -434,9 +434,7 @@ def train_unet(
 # --- the whole -----------------------------------------------------------------------------------------------------
 
 
-def export(
-    folder: Path, vae: Untyped, text_encoder: Untyped, unet: Untyped, tokenizer: Untyped
-) -> None:
+def export(folder: Path, vae: Untyped, text_encoder: Untyped, unet: Untyped, tokenizer: Untyped) -> None:
     """Write a diffusers folder in fp16, loadable by plain `StableDiffusionPipeline.from_pretrained`."""
     from diffusers import StableDiffusionPipeline
 

@@ -95,7 +95,7 @@ def _files(path: Path) -> list[Path]:
 
 def _refusal(path: Path) -> str:
     return (
-        f"{path.name} is a pickle, which reinvert never loads: convert it once with python -c \"import torch; from "
+        f'{path.name} is a pickle, which reinvert never loads: convert it once with python -c "import torch; from '
         f"safetensors.torch import save_file; save_file(torch.load('{path.name}', weights_only=True), "
         f"'{path.stem}.safetensors')\" and give the new file"
     )
