@@ -4,6 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# one pytest worker per core, each of one torch thread; every worker holds torch and the bundled model (about 1 GB)
+WORKERS ?= auto
+PYTEST  := $(BIN)/pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
+
 # pyright comes whole from its wheels: do not ask a server for a newer one
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
@@ -14,14 +18,14 @@ help:
 	@echo "make demo       set up, draw a scene, edit it several ways, write demo/"
 	@echo "make test       set up, then lint, types, import rules and tests"
 	@echo "make lint       lint, types and import rules only"
-	@echo "make slow-test  the tests at real sizes, left out of make test"
+	@echo "make slow-test  the long tests, left out of make test"
 	@echo "make clean      remove caches and outputs (make distclean: $(VENV) too)"
 
 demo: $(VENV)/.runtime
 	$(BIN)/reinvert demo -o demo/
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -30,7 +34,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo
 
 slow-test: $(VENV)/.dev
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 clean:
 	rm -rf build dist demo out .pytest_cache .ruff_cache .import_linter_cache .hypothesis

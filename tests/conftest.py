@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist fills the cores; programs that tests start inherit it
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
