@@ -82,9 +82,6 @@ def test_a_recipe_of_ones_own(here: Path, tiny_folder: Path) -> None:
         ('base = "mine.toml"', "built on itself"), ('base = "ddim+p2p"\n[editors.sdedit]\n', "noise of"),
     ):  # fmt: skip
         Path("mine.toml").write_text(text)
-        from reinvert import recipes
-
-        recipes.find.cache_clear()
         assert cli.main([*edit, "--recipe", "mine.toml"]) == 2, (text, sentence)
 
 

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
+
+def one_line(text: str) -> str:
+    r"""A text on one line: breaks become spaces, what cannot be printed is spelt out (`\x1b`), half characters too."""
+    if text.isprintable():
+        return text
+    plain = re.sub(r"[\t\n\r\v\f\u2028\u2029]+", " ", text)
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in plain)
+
 
 class ReinvertError(ValueError):
-    """Bad input: one clear sentence that says what to do."""
+    """Bad input: one clear sentence that says what to do.
+
+    A sentence may repeat what a file or a user holds, so it is printable on one line, whatever that was: nothing in it
+    moves a cursor or clears a screen.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(one_line(sentence))
 
 
 class NonFiniteError(ReinvertError):

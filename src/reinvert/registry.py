@@ -24,6 +24,7 @@ from typing import Any, Literal, cast
 
 from reinvert.editors.base import Editor
 from reinvert.errors import ReinvertError
+from reinvert.files import check_value, shown
 from reinvert.inversions.base import Inversion
 from reinvert.trained.base import Trained
 
@@ -71,7 +72,7 @@ def find(group: Group, name: str) -> type[Any]:
         known = names(group)
         near = difflib.get_close_matches(name, known, 3, 0.4) or list(known)
         kind = "trained editor" if group == "trained" else group.removesuffix("s")
-        raise ReinvertError(f"there is no {kind} {name!r}; did you mean {' or '.join(near)}?")
+        raise ReinvertError(f"there is no {kind} '{shown(name)}'; did you mean {' or '.join(near)}?")
     module = import_module(f"reinvert.{group}.{name}")
     base = _BASES[group]
     found = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
@@ -88,13 +89,27 @@ def _points(group: Group) -> dict[str, Any]:
 
 
 def make(group: Group, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """An instance; unknown or missing arguments are named in one sentence."""
+    """An instance; unknown, missing and mistyped arguments are named in one sentence. A list is taken for a tuple."""
     cls = find(group, name)
-    known = [f.name for f in fields(cls)]
-    for given in arguments or {}:
-        if given not in known:
-            raise ReinvertError(f"{name} has no argument {given!r}; it has {', '.join(known) or 'none'}")
-    return cls(**(arguments or {}))
+    known = typing.get_type_hints(cls)
+    values = {given: _tupled(value) for given, value in (arguments or {}).items()}
+    needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    missing = [field for field in needed if field not in values]
+    if missing:
+        raise ReinvertError(f"{name} needs the argument {missing[0]}")
+    names = [f.name for f in fields(cls)]
+    for given, value in values.items():
+        if given not in names:
+            raise ReinvertError(f"{name} has no argument '{shown(given)}'; it has {', '.join(names) or 'none'}")
+        values[given] = check_value(known[given], value, f"{given} of {name}")
+    return cls(**values)
+
+
+def _tupled(value: Any) -> Any:
+    """Files have lists where the methods' fields are tuples."""
+    if isinstance(value, Mapping):
+        return {key: _tupled(inner) for key, inner in cast("Mapping[Any, Any]", value).items()}
+    return tuple(map(_tupled, cast("list[Any]", value))) if isinstance(value, list) else value
 
 
 def arguments(cls: type[Any]) -> tuple[Argument, ...]:

@@ -6,29 +6,37 @@ that made it. It belongs to no pipeline: it can be saved, loaded, checked agains
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reinvert.anchor import Anchor, Carry
+from reinvert.anchor import Anchor
 from reinvert.backbones.base import Backbone, Fingerprint
 from reinvert.errors import ReinvertError
+from reinvert.files import refusal, shown
+from reinvert.files.trajectory import FORMAT, TrajectoryHeader, read_header
 from reinvert.hooks import Hooks
-from reinvert.image import atomic_write
+from reinvert.image import MAX_ASPECT, atomic_write
 from reinvert.level import Moment
 from reinvert.loop import Guidance, State, Step, walk
 from reinvert.text import Speech, Text
 
-FORMAT = "reinvert-trajectory-1"
 SUFFIX = ".trajectory.safetensors"
+
+
+Kept = tuple[Literal["one", "step", "level"], Literal["latent", "text"]]
+"""The shape of a tensor that an inversion needs again: its first axis (`one` entry, one a `step`, or one a `level`,
+which are one more), and behind the axis of cases a `latent` [channel, h, w] or a `text` [token, dim]."""
 
 
 @runtime_checkable
@@ -45,6 +53,11 @@ class Method(Protocol):
 
     def speech(self, trajectory: Trajectory, speech: Speech) -> Speech:
         """What is said on the way down, if more than the prompts and the null side."""
+        ...
+
+    @property
+    def keeps(self) -> Mapping[str, Kept]:
+        """The shape of every tensor that it needs again, by its name in `Trajectory.kept`."""
         ...
 
 
@@ -157,6 +170,32 @@ class Trajectory:
             raise ReinvertError(
                 f"this trajectory was made on another noise schedule than that of {model.name}; invert again"
             )
+        self._check_shapes(model)
+
+    def _check_shapes(self, model: Backbone) -> None:
+        """Hold tensors and times, which a file may have in any size, against what the model and the inversion take."""
+        channels, *sides = model.latent_shape
+        latent = self.path.shape[2:]
+        if latent[0] != channels or latent[1] * latent[2] > MAX_ASPECT * sides[0] * sides[1]:
+            raise self._unfit(f"latents of shape {list(latent)}, and {model.name} takes {list(model.latent_shape)}")
+        for time in self.times:
+            model.level(time)  # refuses one beyond its schedule
+        text = tuple(model.encode_text([""]).keys.shape[1:])
+        cases, walked, keeps = len(self.prompts), self.walked, self.maker.keeps
+        first = {"one": 1, "step": walked, "level": walked + 1}
+        behind = {"latent": tuple(latent), "text": text}
+        if self.null is not None and tuple(self.null.shape[2:]) != text:
+            raise self._unfit(f"a null side of shape {list(self.null.shape[2:])}, and {model.name} takes {list(text)}")
+        for name in sorted({*keeps, *self.kept}):
+            shape = (first[keeps[name][0]], cases, *behind[keeps[name][1]]) if name in keeps else None
+            found = tuple(self.kept[name].shape) if name in self.kept else None
+            if shape != found:
+                want = "none" if shape is None else f"one of shape {list(shape)}"
+                has = "no tensor" if found is None else f"a tensor of shape {list(found)}"
+                raise self._unfit(f"{has} '{shown(name)}', and {self.inversion} needs {want}")
+
+    def _unfit(self, why: str) -> ReinvertError:
+        return refusal(f"this trajectory has {why}", "invert again")
 
     def check_steps(self, steps: int | None) -> None:
         """Refuse another number of steps than the inversion took."""
@@ -205,83 +244,80 @@ class Trajectory:
             "times": json.dumps(self.times),
             "source_guidance": json.dumps(self.source_guidance),
         }
-        atomic_write(path, lambda file: save_file(tensors, file, header))
+
+        def write(draft: Path) -> None:
+            try:
+                save_file(tensors, draft, header)
+            except SafetensorError as error:  # a full disk is told in the library's own words
+                raise OSError(errno.ENOSPC, f"{error}") from error
+
+        atomic_write(path, write)
 
     @classmethod
     def load(cls, path: str | Path) -> Trajectory:
         """Read a file written by `save`; tensors come back in float32 (float64 stays)."""
         path = Path(path)
+        name = shown(path)
         if not path.is_file():
-            raise ReinvertError(f"{path} does not exist; write one with `reinvert invert`")
+            raise refusal(f"{name} does not exist; write one with `reinvert invert`")
         try:
             with safe_open(path, "pt") as file:
-                header: dict[str, str] = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            if header.get("format") != FORMAT:
-                raise ReinvertError(f"{path} is not a reinvert trajectory; write one with `reinvert invert`")
-            said = {name: json.loads(header[name]) for name in _JSON}
-            steps = int(header["steps"])
-            _require_sound(said, steps, tensors)
-            wide = {n: t if t.dtype == torch.float64 else t.float() for n, t in tensors.items()}
-            return cls(
-                path=wide["path"],
-                prompts=tuple(said["prompts"]),
-                steps=steps,
-                inversion=header["inversion"],
-                settings=said["settings"],
-                schedule=header["schedule"],
-                model=Fingerprint(said["model"]["config"], tuple(map(float, said["model"]["probe"]))),
-                null=wide.get("null"),
-                null_for_targets=said["null_for_targets"],
-                pulled=said["pulled"],
-                guidance=said["guidance"],
-                info=said["info"],
-                times=tuple(said["times"]),
-                kept={n.removeprefix(_KEPT): t for n, t in wide.items() if n.startswith(_KEPT)},
-                source_guidance=said["source_guidance"],
-            )
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            if isinstance(error, ReinvertError):
+                stored: dict[str, str] = file.metadata() or {}
+                if stored.get("format") != FORMAT:
+                    raise refusal(f"{name} is not a reinvert trajectory; write one with `reinvert invert`")
+                header, said = read_header(stored, name)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except ReinvertError as error:
+            if str(error).endswith("write one with `reinvert invert`"):
                 raise
-            raise ReinvertError(f"{path} is damaged or not a reinvert trajectory; invert again") from error
+            raise _damaged(name, str(error)) from error
+        except (SafetensorError, TypeError, ValueError, OSError, RuntimeError) as error:
+            raise _damaged(name) from error
+        _require_sound(header, tensors, name)
+        wide = {n: t if t.dtype == torch.float64 else t.float() for n, t in tensors.items()}
+        return cls(
+            path=wide["path"],
+            prompts=tuple(header.prompts),
+            steps=header.steps,
+            inversion=header.inversion,
+            settings=header.settings,
+            schedule=header.schedule,
+            model=Fingerprint(header.model.config, tuple(header.model.probe)),
+            null=wide.get("null"),
+            null_for_targets=header.null_for_targets,
+            pulled=said["pulled"],
+            guidance=header.guidance,
+            info=said["info"],
+            times=tuple(said["times"]),
+            kept={n.removeprefix(_KEPT): t for n, t in wide.items() if n.startswith(_KEPT)},
+            source_guidance=header.source_guidance,
+        )
 
 
 _KEPT = "kept."
-_JSON = (
-    "prompts", "settings", "model", "null_for_targets", "pulled", "guidance", "info", "times", "source_guidance"
-)  # fmt: skip
 
 
-def _is_anchor(pulled: Mapping[str, Any]) -> bool:
-    strength, every, carry = (pulled[name] for name in ("strength", "every", "carry"))
-    shares = isinstance(strength, int | float) and 0 <= strength <= 1
-    return shares and isinstance(every, int) and every >= 1 and carry in get_args(Carry) and len(pulled) == 3
+def _damaged(name: str, why: str = "") -> ReinvertError:
+    because = f" ({why.removeprefix(f'{name}: ').removeprefix(f'{name} ')})" if why else ""
+    return refusal(f"{name} is damaged or not a reinvert trajectory{because}", "invert again")
 
 
-def _require_sound(said: Mapping[str, Any], steps: int, tensors: Mapping[str, Tensor]) -> None:
-    """A `ValueError` unless a file's header and tensors fit together."""
-    prompts, model, pulled, times = (said[n] for n in ("prompts", "model", "pulled", "times"))
-    path, null = tensors["path"], tensors.get("null")
-    walked = len(times) - 1 if times else steps
-    sound = (
-        all(isinstance(said[name], dict) for name in ("settings", "info", "model"))
-        and isinstance(prompts, list)
-        and all(isinstance(prompt, str) for prompt in prompts)
-        and isinstance(said["null_for_targets"], bool)
-        and isinstance(model["config"], str)
-        and all(said[n] is None or isinstance(said[n], int | float) for n in ("guidance", "source_guidance"))
-        and isinstance(times, list)
-        and all(isinstance(time, int) for time in times)
-        and (pulled is None or (isinstance(pulled, dict) and _is_anchor(pulled)))
-        and all(tensor.is_floating_point() for tensor in tensors.values())
-        and steps >= 1
-        and path.ndim == 5
-        and path.shape[:2] == (walked + 1, len(prompts))
-        and (null is None or (null.ndim == 4 and len(null) in (1, walked) and null.shape[1] == len(prompts)))
-        and all(t.ndim >= 2 and t.shape[1] == len(prompts) for n, t in tensors.items() if n.startswith(_KEPT))
-    )
-    if not sound:
-        raise ValueError("header and tensors do not fit together")
+def _require_sound(header: TrajectoryHeader, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Refuse a header and tensors that do not fit together."""
+    cases, walked = len(header.prompts), len(header.times) - 1 if header.times else header.steps
+    path, null = tensors.get("path"), tensors.get("null")
+    if path is None or path.ndim != 5 or path.shape[:2] != (walked + 1, cases) or 0 in path.shape:
+        found = "no path" if path is None else f"a path of shape {list(path.shape)}"
+        raise _damaged(name, f"{found}, not [{walked + 1}, {cases}, channel, h, w]")
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() or not (key in ("path", "null") or key.startswith(_KEPT)):
+            raise _damaged(name, f"a tensor {shown(key)!r} of {tensor.dtype} is not one of a trajectory's")
+        if tensor.ndim < 2 or tensor.shape[1] != cases:
+            raise _damaged(name, f"the tensor {shown(key)!r} is not of {cases} pictures")
+    if null is not None and (null.ndim != 4 or len(null) not in (1, walked)):
+        raise _damaged(name, f"a null side of shape {list(null.shape)}, not [{walked} or 1, {cases}, token, dim]")
+    if any(a <= b for a, b in pairwise(header.times)) or walked > header.steps:
+        raise _damaged(name, "its times do not go down, or are more than its steps")
 
 
 def spoken(model: Backbone, prompts: Sequence[str], empty: str = "") -> Speech:

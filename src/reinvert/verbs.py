@@ -417,6 +417,8 @@ def _mask(mask: Any, prepared: Prepared | None, trajectory: Trajectory | None) -
         fits, size = prepared.fits, prepared.latents.shape[-2:]
     else:
         assert trajectory is not None
+        if "fits" not in trajectory.info:
+            raise ReinvertError("this trajectory does not tell how its pictures were fitted; leave the mask out")
         fits = tuple(Fit(**_fit_fields(f)) for f in trajectory.info["fits"])
         size = trajectory.path.shape[-2:]
     masks = [mask] * len(fits) if _is_one(mask) else list(mask)

@@ -60,6 +60,8 @@ class Backbone(Protocol):
     tally: Tally
     image_size: int
     multiple: int
+    latent_shape: tuple[int, int, int]
+    """Channels, height and width of the latents of a picture of the usual size."""
     schedule: str
 
     def times(self, steps: int, offset: int | None = None) -> tuple[int, ...]:

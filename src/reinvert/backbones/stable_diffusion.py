@@ -62,7 +62,9 @@ class StableDiffusion:
         self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
         self.multiple: int = self.factor * 2 ** (len(unet.config.block_out_channels) - 1)
         side = unet.config.sample_size
-        self.image_size: int = (side if isinstance(side, int) else side[0]) * self.factor
+        side = side if isinstance(side, int) else side[0]
+        self.image_size: int = side * self.factor
+        self.latent_shape: tuple[int, int, int] = (unet.config.in_channels, side, side)
         self._layers = attention_layers(unet)
         self._attending = False
         self._call: Call | None = None
@@ -82,6 +84,8 @@ class StableDiffusion:
         return (*times, FINAL)
 
     def level(self, time: int) -> Level:
+        if time != FINAL and not 0 <= time < len(self._scheduler.alphas_cumprod):
+            raise ReinvertError(f"{self.name} has no time {time}; invert again")
         alpha = self._scheduler.final_alpha_cumprod if time == FINAL else self._scheduler.alphas_cumprod[time]
         return Level(float(alpha) ** 0.5, (1 - float(alpha)) ** 0.5)
 

@@ -19,8 +19,8 @@ from reinvert.words import DEFAULT, explain_table, self_window, word_positions
 def check_words(model: str, source: str, targets: Sequence[str], editors: Sequence[Editor]) -> None:
     """Refuse a word that does not occur in its prompt, naming those that do, before the model is loaded.
 
-    An editor's fields say where a word belongs: tuples named `source_...` to the source, `target_...` to the
-    targets, and whatever is told word by word (boost, cross windows) to the targets.
+    An editor says which of its fields hold words of the source and of the targets; whatever is given word by word
+    (boost, cross windows) belongs to the targets.
     """
     tokenizer: Any = None
     for editor in editors:
@@ -28,9 +28,9 @@ def check_words(model: str, source: str, targets: Sequence[str], editors: Sequen
             value, prompts = getattr(editor, field.name), targets
             if isinstance(value, Mapping):
                 wanted = [word for word in cast(Mapping[str, object], value) if word != DEFAULT]
-            elif isinstance(value, tuple) and field.name.startswith(("source_", "target_")):
+            elif field.name in (*editor.words_of_source, *editor.words_of_target):
                 wanted = list(cast(tuple[str, ...], value))
-                prompts = [source] if field.name.startswith("source_") else targets
+                prompts = [source] if field.name in editor.words_of_source else targets
             else:
                 continue
             if wanted and tokenizer is None:

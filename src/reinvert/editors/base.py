@@ -62,6 +62,10 @@ class Editor:
     """The inversion that is meant where none is named."""
     usual_with: ClassVar[tuple[str, ...]] = ()
     """The editors that its paper joins it to; a gallery shows it with them."""
+    words_of_source: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold words of the source prompt; a word that does not occur in it is refused."""
+    words_of_target: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold words of the target prompts."""
     draws_start: ClassVar[bool] = False
     """Whether it begins from noise of its own instead of inverted noise; it then goes with `inversion="none"`."""
     needs_mask: ClassVar[bool] = False

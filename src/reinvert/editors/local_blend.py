@@ -40,6 +40,8 @@ class LocalBlend(Editor):
         "or moves, whose region is everywhere."
     )
     needs: ClassVar[str] = "a word of either prompt, or a mask"
+    words_of_source: ClassVar[tuple[str, ...]] = ("source_words", "source_without")
+    words_of_target: ClassVar[tuple[str, ...]] = ("target_words", "target_without")
     reads_maps: ClassVar[bool] = True
     takes_mask: ClassVar[bool] = True
     source_words: Words = ()

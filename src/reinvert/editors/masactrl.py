@@ -42,6 +42,8 @@ class MasaCtrl(Editor):
         "those come from the source."
     )
     takes_mask: ClassVar[bool] = True
+    words_of_source: ClassVar[tuple[str, ...]] = ("mask_source",)
+    words_of_target: ClassVar[tuple[str, ...]] = ("mask_target",)
     start_step: int = 4
     """Steps that the target walks by itself first; a count that does not grow with the run (published: 4 of 50)."""
     start_layer: float = 0.625

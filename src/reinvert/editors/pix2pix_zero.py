@@ -22,6 +22,7 @@ from torch import Tensor
 
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
+from reinvert.files.recipe import read_bank
 from reinvert.hooks import Attend, Call, Hooks, Kind, Look, Nudged, Row, Site, sdpa
 from reinvert.level import Moment
 from reinvert.text import Side, Speech, Text, join
@@ -57,10 +58,7 @@ def sentences(bank: Sequence[str]) -> list[str]:
         if not sentence.startswith("@"):
             found.append(sentence)
             continue
-        path = Path(sentence[1:])
-        if not path.is_file():
-            raise ReinvertError(f"the sentence bank {path} does not exist; write one sentence a line into it")
-        found += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found += read_bank(Path(sentence[1:]))
     return found
 
 

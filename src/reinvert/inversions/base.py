@@ -15,7 +15,7 @@ from reinvert.hooks import Hooks
 from reinvert.loop import State, Step, walk
 from reinvert.steps import ddim
 from reinvert.text import Speech
-from reinvert.trajectory import Trajectory, spoken
+from reinvert.trajectory import Kept, Trajectory, spoken
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ class Inversion:
     def speech(self, trajectory: Trajectory, speech: Speech) -> Speech:
         """Change what is said on the way down (learned text); the null side is already there."""
         return speech
+
+    @property
+    def keeps(self) -> Mapping[str, Kept]:
+        """What its trajectories keep besides path and null side, by name and shape (`trajectory.Kept`)."""
+        return {}
 
     @property
     def fits_guidance(self) -> bool:

@@ -11,6 +11,7 @@ follow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
 from reinvert.level import Moment, Split
 from reinvert.loop import Predictor, State, Step
-from reinvert.trajectory import Trajectory
+from reinvert.trajectory import Kept, Trajectory
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class BDIA(Inversion):
     def __post_init__(self) -> None:
         if not 0 < self.gamma <= 1:
             raise ReinvertError(f"gamma is a share above 0 and at most 1, not {self.gamma}")
+
+    @property
+    def keeps(self) -> Mapping[str, Kept]:
+        return {"before": ("one", "latent")}
 
     def stages(self, source: Source) -> Inverting:
         if source.steps < 2:

@@ -12,6 +12,7 @@ edited latents instead of a source of its own (`compat="published"`; with p2p's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -22,7 +23,7 @@ from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source
 from reinvert.level import Level, Moment
 from reinvert.loop import Predictor, State, Step, walk
-from reinvert.trajectory import Trajectory, spoken
+from reinvert.trajectory import Kept, Trajectory, spoken
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class EDICT(Inversion):
             raise ReinvertError(f"mixing is a share above 0 and at most 1, not {self.mixing}")
         if not 0 < self.strength <= 1:
             raise ReinvertError(f"strength is a share above 0 and at most 1, not {self.strength}")
+
+    @property
+    def keeps(self) -> Mapping[str, Kept]:
+        return {"partner": ("level", "latent")}
 
     def stages(self, source: Source) -> Inverting:
         model, grid = source.model, source.model.times(source.steps, offset=self.offset)

@@ -12,7 +12,7 @@ maps that are skipped are not computed; the last map is kept, so that the pictur
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -27,7 +27,7 @@ from reinvert.level import Moment
 from reinvert.loop import Predictor, State, Step, add_noise, walk
 from reinvert.noise import draws
 from reinvert.steps import ddpm_mean, dpm_mean
-from reinvert.trajectory import Trajectory, spoken
+from reinvert.trajectory import Kept, Trajectory, spoken
 
 
 def noised_path(model: Backbone, clean: Tensor, times: tuple[int, ...], seed: int) -> Tensor:
@@ -70,6 +70,10 @@ class EditFriendly(Inversion):
     def can_begin_later(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Stored shifts belong to their steps; a path can be entered anywhere."""
         return self.form == "anchor"
+
+    @property
+    def keeps(self) -> Mapping[str, Kept]:
+        return {"shifts": ("step", "latent")} if self.form == "stored" else {}
 
     def stages(self, source: Source) -> Inverting:
         times = source.model.times(source.steps)[int(self.skip * source.steps) :]

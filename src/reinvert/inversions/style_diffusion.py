@@ -31,7 +31,7 @@ from reinvert.inversions.null_text import descend
 from reinvert.level import Moment, Split
 from reinvert.loop import Predictor, State, walk
 from reinvert.text import Side, Speech, Text
-from reinvert.trajectory import Trajectory, spoken
+from reinvert.trajectory import Kept, Trajectory, spoken
 
 Network = Mapping[str, Tensor]
 """The weights of one mapping network, by name; stacked over cases where several are run."""
@@ -77,6 +77,10 @@ class StyleDiffusion(Inversion):
     @property
     def fits_guidance(self) -> bool:
         return True
+
+    @property
+    def keeps(self) -> Mapping[str, Kept]:
+        return {"scale": ("step", "text"), "shift": ("step", "text")}
 
     def stages(self, source: Source) -> Inverting:
         model, speech = source.model, spoken(source.model, source.prompts)

@@ -11,6 +11,7 @@ may look elsewhere than those of the prompt.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ import torch
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
 from reinvert.inversions.null_text import NullText
 from reinvert.text import Side, Speech, Text
-from reinvert.trajectory import Trajectory
+from reinvert.trajectory import Kept, Trajectory
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class TextEmbedding(Inversion):
     @property
     def fits_guidance(self) -> bool:
         return True
+
+    @property
+    def keeps(self) -> Mapping[str, Kept]:
+        return {"text": ("step", "text")}
 
     def stages(self, source: Source) -> Inverting:
         path = yield from climb(source)

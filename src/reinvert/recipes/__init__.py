@@ -23,13 +23,12 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from PIL import Image
 
@@ -37,12 +36,15 @@ from reinvert import registry, verbs
 from reinvert.backbones.base import Backbone
 from reinvert.editors.base import Editor
 from reinvert.errors import ReinvertError
+from reinvert.files import check, inside, parse_toml, read_text, refusal, shown
+from reinvert.files.recipe import SUFFIX, RecipeFile, RecipePart, check_name, read_bank
 from reinvert.inversions.base import Inversion
 from reinvert.pairs import check_pair
 from reinvert.trajectory import Trajectory
 
-SUFFIX: Final = ".toml"
 MAX_DEPTH: Final = 5
+LARGEST: Final = 2**18
+"""Bytes of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -161,58 +163,97 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(SUFFIX) for f in files(__name__).iterdir() if f.name.endswith(SUFFIX)))
 
 
-@cache
 def find(name: str) -> Recipe:
     """The recipe of that name, or the one in the TOML file of that path; it has been checked."""
+    return _made(name, _read(name)) if name.endswith(SUFFIX) else _bundled(name)
+
+
+@cache
+def _bundled(name: str) -> Recipe:
+    """A bundled recipe; a file may have been rewritten since it was last read, a bundled recipe not."""
     return _made(name, _read(name))
 
 
-def _made(name: str, told: Mapping[str, Any]) -> Recipe:
-    known = {"about", "published", "model", "steps", "guidance", "seed", "inversion", "editors", "trained", "case"}
-    for key in told:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-            raise ReinvertError(f"recipe {name} has an unknown entry {key!r}; {hint}")
-    if "model" not in told or not (told.get("trained") or told.get("inversion")):
-        raise ReinvertError(f"recipe {name} must name a model, and an [inversion] with [editors.NAME], or [trained]")
-    methods = [told[key] for key in ("inversion", "trained") if told.get(key)]
-    if any("name" not in method for method in methods) or (told.get("inversion") and not told.get("editors")):
-        raise ReinvertError(f"recipe {name} must name its methods: name = ... in [inversion], and [editors.NAME]")
+def _made(name: str, given: Mapping[str, Any]) -> Recipe:
+    if "model" not in given or not (given.get("trained") or given.get("inversion")):
+        raise _refused(name, "must name a model, and an [inversion] with [editors.NAME], or [trained]")
+    methods = [given[key] for key in ("inversion", "trained") if given.get(key)]
+    if any("name" not in method for method in methods) or (given.get("inversion") and not given.get("editors")):
+        raise _refused(name, "must name its methods: name = ... in [inversion], and [editors.NAME]")
+    called = Path(name).name.removesuffix(SUFFIX)
+    check_name(called)
+    entry = check(RecipeFile, given, f"recipe {shown(name)}")
+    recipe = Recipe(
+        name=called,
+        about=entry.about,
+        model=given["model"],
+        published=entry.published,
+        steps=entry.steps,
+        guidance=float(entry.guidance),
+        seed=entry.seed,
+        inversion=given.get("inversion") or {},
+        editors=given.get("editors", {}),
+        trained=given.get("trained") or {},
+        case=Use(**entry.case.model_dump()),
+    )
     try:
-        given: dict[str, Any] = {"about": "", **told, "name": Path(name).name.removesuffix(SUFFIX)}
-        given["guidance"], given["case"] = float(told.get("guidance", 7.5)), Use(**told.get("case", {}))
-        recipe = Recipe(**given)
-    except (TypeError, ValueError) as error:
-        raise ReinvertError(f"recipe {name} cannot be read: {error}") from error
-    recipe.check()
+        recipe.check()
+    except ReinvertError as error:
+        raise _refused(name, f"cannot be used: {error}") from error
     return recipe
+
+
+def _refused(name: str, why: str) -> ReinvertError:
+    return refusal(f"recipe {shown(name)} {why}")
 
 
 def _read(name: str, depth: int = 0) -> dict[str, Any]:
     """The entries of a recipe with those of its base below them."""
     if depth > MAX_DEPTH:
-        raise ReinvertError(f"recipe {name} is built on itself; give it another base")
+        raise _refused(name, "is built on itself; give it another base")
     if name.endswith(SUFFIX):
-        path = Path(name)
-        if not path.is_file():
-            raise ReinvertError(f"{name} does not exist; `reinvert methods --recipes` lists the bundled recipes")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(name, LARGEST, missing="`reinvert methods --recipes` lists the bundled recipes")
     else:
         if name not in names():
             near = difflib.get_close_matches(name, names(), 3, 0.4)
             hint = f"did you mean {' or '.join(near)}?" if near else "`reinvert methods --recipes` lists them"
-            raise ReinvertError(f"there is no recipe {name!r}; {hint}")
+            raise refusal(f"there is no recipe '{shown(name)}'; {hint}")
         text = (files(__name__) / f"{name}{SUFFIX}").read_text(encoding="utf-8")
-    try:
-        told = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ReinvertError(f"recipe {name} is not valid TOML: {error}") from error
-    base = told.pop("base", None)
-    if base is None:
-        return told
+    given = parse_toml(text, f"recipe {shown(name)}")
+    part = check(RecipePart, given, f"recipe {shown(name)}")
+    if name.endswith(SUFFIX):
+        _read_banks(given, Path(name).parent)
+    if part.base is None:
+        return given
+    del given["base"]
+    base = _base(part.base, name)
     below = {key: value for key, value in _read(base, depth + 1).items() if key not in ("about", "published")}
-    return _over(below, told)
+    return _over(below, given)
+
+
+def _base(base: str, name: str) -> str:
+    """A bundled recipe's name, or the path of a file beside the recipe that names it as its base."""
+    if not base.endswith(SUFFIX):
+        return base
+    folder = Path(name).parent
+    try:
+        return str(folder / inside(folder, base, "base").relative_to(folder.resolve()))
+    except ReinvertError as error:
+        raise _refused(name, f"cannot be read: {error}") from error
+
+
+def _read_banks(given: Mapping[str, Any], folder: Path) -> None:
+    """Put the sentences of every @FILE that a list of sentences names in its place: they decide the result."""
+    for table in given.get("editors", {}).values():
+        for key, value in table.items():
+            if isinstance(value, list):
+                sentences = cast("list[Any]", value)
+                table[key] = [line for item in sentences for line in _lines(item, folder)]
+
+
+def _lines(item: Any, folder: Path) -> list[Any]:
+    named = isinstance(item, str) and item.startswith("@")
+    return read_bank(Path(item[1:]), folder) if named else [item]
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +269,13 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def tupled(given: Mapping[str, Any]) -> dict[str, Any]:
     """TOML has lists where the methods' fields are tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return {key: _tuple(value) for key, value in given.items()}
+
+
+def _tuple(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuple(inner) for key, inner in cast("dict[str, Any]", value).items()}
+    return tuple(map(_tuple, cast("list[Any]", value))) if isinstance(value, list) else value
 
 
 __all__ = ["Recipe", "Use", "find", "names", "tupled"]
