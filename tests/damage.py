@@ -25,8 +25,8 @@ VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 10**9, 10**30, -(10**30), 0.5, -0.1, 1e300, float("nan"), float("inf"), "", "x",
     "0", "a cat", "\x1b[2J\x1b[31m", "a\nb | c\r\n", "\u202egnp.exe", "\ud800", "\0", "x" * 6000,
     "../outside/secret.png", "/etc/passwd", "~/.profile", "link/secret.png", "loop", "pipe", "org/model", "C:\\x",
-    "@/etc/passwd", "@../outside/secret.png", [], [1], [[]], ["x", "y"], [None, {}], {}, {"x": 1}, {"": {}}, {"name": 5},
-    [0] * 300, DEEP,
+    "@/etc/passwd", "@../outside/secret.png", [], [1], [[]], ["x", "y"], [None, {}], {}, {"x": 1}, {"": {}},
+    {"name": 5}, [0] * 300, DEEP,
 )  # fmt: skip
 """What a field may hold instead of what belongs there."""
 

@@ -365,14 +365,15 @@ def taken_of(annotation: Any) -> str:
     said = next((bound.words for bound in bounds if isinstance(bound, Says)), None)
     if said is not None:
         return said
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    origin: Any = typing.get_origin(annotation)
+    inner: tuple[Any, ...] = typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in inner if option is not type(None) and not (option is int and float in inner)]
         if len(options) == 1 and bounds:
             options = [Annotated[(options[0], *bounds)]]
         return " or ".join(dict.fromkeys(taken_of(option) for option in options))
     if origin is Literal:
-        return f"one of {', '.join(map(str, inner))}" if len(inner) > 1 else str(inner[0])
+        return f"{'one of ' if len(inner) > 1 else ''}{', '.join(map(str, inner))}"
     if origin is list or annotation is list:
         least, most = _lengths(bounds)
         many = {(None, None): "a list", (least, least): f"a list of {least}"}.get((least, most))
