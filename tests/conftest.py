@@ -9,6 +9,9 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist fills the cores; programs that tests start inherit it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# On some virtual machines bfloat16 matrix products crash, because the processor says AMX and the machine does not let
+# it be used; oneDNN reads this when it is first needed.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
 import pytest
 import torch

@@ -74,6 +74,7 @@ def workers() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(jobs: tuple[Job, Job]) -> None:
     calm, shared = jobs
     list(work(calm))

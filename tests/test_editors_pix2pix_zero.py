@@ -18,6 +18,7 @@ from reinvert.inversions.regularised import Regularised
 STEPS = 4
 
 
+@pytest.mark.slow
 def test_the_recorded_run(parity_model, recorded, recorded_json) -> None:
     """The published direct-inversion row: its levels, its sampled latents, its shared correction, no regularisation."""
     entry = recorded_json["entries"]["p1_p2pz_di_noreg"]

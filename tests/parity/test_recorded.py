@@ -92,12 +92,17 @@ def allowed(recorded_json: dict, key: str) -> float:
     return recorded_json["tolerances"][key]["recommended"]
 
 
+def long(*values: str) -> object:
+    """Runs of 64 x 64 latents take a quarter of a minute each: one of them is part of `make test`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 DIRECT, OTHERS, LEARNED = "directinversion+p2p N=10", "ddim/negative-prompt/proximal", "null-text final latents"
 
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("p1_di", DIRECT), ("p1_di_noblend", DIRECT), ("p1_ddim", OTHERS), ("p1_npi_prox", OTHERS)],
+    [("p1_di", DIRECT), long("p1_di_noblend", DIRECT), long("p1_ddim", OTHERS), long("p1_npi_prox", OTHERS)],
 )
 def test_final_latents(run, recorded, recorded_json, name: str, key: str) -> None:
     tolerance = allowed(recorded_json, key)
@@ -106,7 +111,7 @@ def test_final_latents(run, recorded, recorded_json, name: str, key: str) -> Non
 
 
 @pytest.mark.parametrize("step", [0, 3])
-@pytest.mark.parametrize(("name", "key"), [("p1_di", DIRECT), ("p1_ddim", OTHERS), ("p1_npi_prox", OTHERS)])
+@pytest.mark.parametrize(("name", "key"), [("p1_di", DIRECT), long("p1_ddim", OTHERS), long("p1_npi_prox", OTHERS)])
 def test_latents_on_the_way(run, recorded, recorded_json, name: str, key: str, step: int) -> None:
     tolerance = allowed(recorded_json, key)
     for row in range(2):
@@ -114,13 +119,14 @@ def test_latents_on_the_way(run, recorded, recorded_json, name: str, key: str, s
 
 
 @pytest.mark.parametrize("level", [0, 1, 5, 10])
-def test_the_inversion(run, recorded, recorded_json, level: int) -> None:
+@pytest.mark.parametrize(("name", "key"), [("p1_di", DIRECT), long("p1_ddim", OTHERS)])
+def test_the_inversion(run, recorded, recorded_json, name: str, key: str, level: int) -> None:
+    """Direct inversion's path is DDIM inversion's."""
     wanted = recorded[f"p1_ddim.zstar{level}"]
-    assert relative_l2(run("p1_ddim").trajectory.path[level], wanted) < allowed(recorded_json, OTHERS)
-    assert relative_l2(run("p1_di").trajectory.path[level], wanted) < allowed(recorded_json, DIRECT)
+    assert relative_l2(run(name).trajectory.path[level], wanted) < allowed(recorded_json, key)
 
 
-@pytest.mark.parametrize("name", ["p1_di", "p1_di_noblend"])
+@pytest.mark.parametrize("name", ["p1_di", long("p1_di_noblend")])
 def test_the_source_of_direct_inversion_is_the_encoded_picture(run, recorded, recorded_json, name: str) -> None:
     absolute = recorded_json["tolerances"]["source row of DI"]["recommended_abs"]
     assert (run(name).result.latents[0] - recorded[f"{name}.final"][0]).abs().max() < absolute
@@ -149,22 +155,26 @@ def test_the_share_that_the_blend_copies(run, recorded_json) -> None:
         assert copied == pytest.approx(share, abs=1 / 256 + 1e-4)
 
 
-def test_the_picture(run, recorded_json) -> None:
+@pytest.mark.parametrize("name", ["p1_di", long("p1_ddim"), long("p1_npi_prox")])
+def test_the_picture(run, recorded_json, name: str) -> None:
     """Mean and spread of the edited picture: decoding truncates, so a grey level is lost on half the pixels at most."""
-    for name in ("p1_di", "p1_ddim", "p1_npi_prox"):
-        pixels, wanted = np.asarray(run(name).result.image), recorded_json["entries"][name]["image"]
-        assert pixels.mean() == pytest.approx(wanted["mean"], abs=0.6)
-        assert pixels.std() == pytest.approx(wanted["std"], abs=0.2)
+    pixels, wanted = np.asarray(run(name).result.image), recorded_json["entries"][name]["image"]
+    assert pixels.mean() == pytest.approx(wanted["mean"], abs=0.6)
+    assert pixels.std() == pytest.approx(wanted["std"], abs=0.2)
 
 
-def test_forwards_of_the_recorded_runs(run) -> None:
-    counts = {name: run(name).result.forwards for name in ("p1_di", "p1_di_noblend", "p1_ddim", "p1_npi_prox")}
-    assert counts == {"p1_di": 40, "p1_di_noblend": 36, "p1_ddim": 50, "p1_npi_prox": 40}
+FORWARDS = {"p1_di": 40, "p1_di_noblend": 36, "p1_ddim": 50, "p1_npi_prox": 40}
+
+
+@pytest.mark.parametrize("name", ["p1_di", *(long(name) for name in FORWARDS if name != "p1_di")])
+def test_forwards_of_the_recorded_runs(run, name: str) -> None:
+    assert run(name).result.forwards == FORWARDS[name]
 
 
 # --- null-text -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_first_learned_embedding(parity_model, recorded, recorded_json, monkeypatch) -> None:
     """Step 0 of the fit, the quick part; the whole of it is in the slow test below."""
     entry = recorded_json["entries"]["p1_nti"]

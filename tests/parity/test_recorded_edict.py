@@ -23,6 +23,7 @@ from reinvert.inversions.edict import EDICT
 from reinvert.level import Moment
 
 NAME = "p1_edict_direct_n5"
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)

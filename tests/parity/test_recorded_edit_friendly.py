@@ -54,6 +54,7 @@ def test_the_noise_maps(parity_model, stored, recorded, tolerance) -> None:
             assert relative_l2(stored.kept["shifts"][k, 0] / sigma, z) < tolerance
 
 
+@pytest.mark.slow
 def test_the_edit(parity_model, recorded, recorded_json, common, tolerance) -> None:
     entry, pair = recorded_json["entries"][NAME], recorded_json["pair"]
     rules = {"editor": "p2p", "kind": "replace", "self_grid": 0.25, "windows": "grid"}
@@ -66,6 +67,7 @@ def test_the_edit(parity_model, recorded, recorded_json, common, tolerance) -> N
     assert pixels.std() == pytest.approx(entry["image"]["std"], abs=0.2)
 
 
+@pytest.mark.slow
 def test_the_target_alone(parity_model, stored, recorded, recorded_json, tolerance) -> None:
     """The reverse process with the target prompt and no attention edit, from the stored maps."""
     result = reinvert.edit(parity_model, stored, target=recorded_json["pair"]["tgt"], editor="prompt")

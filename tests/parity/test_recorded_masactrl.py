@@ -9,6 +9,7 @@ from conftest import PARITY, relative_l2
 import reinvert
 
 NAME = "p1_masa_di"
+pytestmark = pytest.mark.slow
 
 
 def test_the_run(parity_model, recorded, recorded_json) -> None:

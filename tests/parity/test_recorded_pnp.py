@@ -11,6 +11,7 @@ from reinvert.editors.pnp import PnP
 from reinvert.verbs import prepared_edit
 
 NAME = "p1_pnp_di"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

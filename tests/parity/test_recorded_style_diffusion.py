@@ -70,6 +70,7 @@ def test_the_budget(recorded_json) -> None:
     assert [method.budget(s) for s in range(entry["N"])] == entry["inner_schedule"]
 
 
+@pytest.mark.slow
 def test_the_first_step_s_network(parity_model, recorded, recorded_json, fits) -> None:
     """Relative L2 of weights that the fit itself moves by 0.44, 0.45 and 0.035.
 
