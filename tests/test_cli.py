@@ -97,7 +97,7 @@ def test_the_program_edits_and_says_only_where(tmp_path: Path, tiny_folder: Path
     argv = [str(a) for a in edit("--model", tiny_folder, "-o", "dog.png")]
     done = program_run(*argv, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "dog.png\n", "")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cat.png", "dog.json", "dog.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cat.png", "dog.png", "dog.png.json"]
 
 
 def test_the_program_fails_in_one_sentence(tmp_path: Path):
@@ -130,7 +130,7 @@ def test_an_edit_and_its_sidecar(here: Path, say: Say):
     status, out, _ = say(*edit("--cross", "0.5", "dog=0.2:1", "--strength", "0.9", "--boost", "dog=2"))
     assert (status, out) == (0, "cat.edit.png\n")
     assert Image.open("cat.edit.png").size == (32, 32)
-    told = json.loads(Path("cat.edit.json").read_text())
+    told = json.loads(Path("cat.edit.png.json").read_text())
     settings = told["settings"]
     assert settings["model"] == "picturebook"
     assert (settings["source"], settings["target"], settings["steps"]) == (SOURCE, TARGET, 2)
@@ -149,7 +149,7 @@ def test_an_edit_and_its_sidecar(here: Path, say: Say):
     assert told["seconds"] > 0
     assert told["size"] == [32, 32]
     assert len(told["input"]["sha256"]) == 64
-    assert sorted(p.name for p in here.iterdir()) == ["cat.edit.json", "cat.edit.png", "cat.png"]
+    assert sorted(p.name for p in here.iterdir()) == ["cat.edit.png", "cat.edit.png.json", "cat.png"]
 
 
 def test_the_same_command_gives_the_same_bytes(here: Path, say: Say):
@@ -161,14 +161,14 @@ def test_the_same_command_gives_the_same_bytes(here: Path, say: Say):
 def test_several_targets(here: Path, say: Say):
     status, out, _ = say(*edit("--target", "a bird sitting on a table", "-o", "out.png"))
     assert (status, out) == (0, "out-1.png\nout-2.png\n")
-    assert json.loads(Path("out-2.json").read_text())["settings"]["target"] == "a bird sitting on a table"
+    assert json.loads(Path("out-2.png.json").read_text())["settings"]["target"] == "a bird sitting on a table"
 
 
 def test_a_trajectory_is_as_good_as_the_picture(here: Path, say: Say):
     say(*edit("--blend", "cat", "dog", "-o", "direct.png"))
     status, out, _ = say("invert", "cat.png", "--source", SOURCE, "--steps", 2)
     assert (status, out) == (0, "cat.trajectory.safetensors\n")
-    told = json.loads(Path("cat.trajectory.json").read_text())
+    told = json.loads(Path("cat.trajectory.safetensors.json").read_text())
     assert told["forwards"] == 2
     assert told["settings"]["inversion"]["name"] == "direct"
     status, out, _ = say("edit", "cat.trajectory.safetensors", "--target", TARGET, "--blend", "cat", "dog")
@@ -192,7 +192,7 @@ def test_a_null_text_trajectory_keeps_its_guidance(here: Path, say: Say):
     common = ("--inversion", "null_text", "--inner", 1, "--guidance", 3, "--steps", 2, "-o", name)
     assert say("invert", "cat.png", "--source", SOURCE, *common)[0] == 0
     assert say("edit", name, "--target", TARGET)[0] == 0
-    assert json.loads(Path("n.edit.json").read_text())["settings"]["guidance"] == 3
+    assert json.loads(Path("n.edit.png.json").read_text())["settings"]["guidance"] == 3
     status, _, err = say("edit", name, "--target", TARGET, "--guidance", 5)
     assert status == 2
     assert "guidance" in err
@@ -205,14 +205,14 @@ def test_reconstruct(here: Path, say: Say):
     assert lines[0] == "cat.reconstruction.png"
     assert lines[1].startswith("PSNR to the input")
     assert lines[2].endswith("identical")  # direct inversion promises it
-    told = json.loads(Path("cat.reconstruction.json").read_text())
+    told = json.loads(Path("cat.reconstruction.png.json").read_text())
     assert told["psnr"]["the VAE's round trip"] == "inf"
 
 
 def test_a_drawing_brings_its_caption(here: Path, say: Say):
     assert say("draw", "a red cat on grass", "--size", 32, "-o", "drawn.png")[0] == 0
     assert say("edit", "drawn.png", "--target", "a red dog on grass", "--steps", 1)[0] == 0
-    assert json.loads(Path("drawn.edit.json").read_text())["settings"]["source"] == "a red cat on grass"
+    assert json.loads(Path("drawn.edit.png.json").read_text())["settings"]["source"] == "a red cat on grass"
 
 
 def test_photographs_are_told_from_drawings(here: Path, say: Say, tiny_folder: Path):
@@ -236,7 +236,7 @@ def test_explain_runs_nothing(here: Path, say: Say):
 def test_compare_makes_one_sheet(here: Path, say: Say, names: tuple[str, ...]):
     status, out, _ = say(*edit("--compare", *names))
     assert (status, out) == (0, "cat.compare.png\n")
-    told = json.loads(Path("cat.compare.json").read_text())
+    told = json.loads(Path("cat.compare.png.json").read_text())
     assert [run["name"] for run in told["compared"]] == list(names)
     assert len(told["inversions"]) == (3 if "direct" in names else 2)
     width = Image.open("cat.compare.png").width
@@ -247,7 +247,7 @@ def test_a_compared_column_is_the_edit_itself(here: Path, say: Say):
     say("invert", "cat.png", "--source", SOURCE, "--steps", 2, "-o", "a.trajectory.safetensors")
     status, _, _ = say("edit", "a.trajectory.safetensors", "--target", TARGET, "--compare", "p2p", "prompt")
     assert status == 0
-    told = json.loads(Path("a.compare.json").read_text())
+    told = json.loads(Path("a.compare.png.json").read_text())
     assert told["inversions"] == []
 
 
@@ -275,13 +275,13 @@ def test_paste_back_by_mask_is_exact_outside(here: Path, say: Say):
     assert after.shape == before.shape
     assert (after[mask == 0] == before[mask == 0]).all()
     assert (after[mask == 255] != before[mask == 255]).any()
-    assert json.loads(Path("cat.edit.json").read_text())["settings"]["region"]["from"] == "the given mask"
+    assert json.loads(Path("cat.edit.png.json").read_text())["settings"]["region"]["from"] == "the given mask"
 
 
 def test_paste_back_by_local_blend_is_exact_outside(here: Path, say: Say):
     argv = edit("--blend", "cat", "dog", "--threshold", "0.8", "--paste-back")
     assert say(*argv)[0] == 0
-    region = json.loads(Path("cat.edit.json").read_text())["settings"]["region"]
+    region = json.loads(Path("cat.edit.png.json").read_text())["settings"]["region"]
     assert region["from"] == "blended cells"
     assert 0 < region["share"] < 1
     before, after = np.asarray(Image.open("cat.png")), np.asarray(Image.open("cat.edit.png"))
@@ -294,7 +294,7 @@ def test_paste_back_by_local_blend_is_exact_outside(here: Path, say: Say):
 
 def test_paste_back_without_a_mask_takes_what_changed(here: Path, say: Say):
     assert say(*edit("--paste-back"))[0] == 0
-    assert json.loads(Path("cat.edit.json").read_text())["settings"]["region"]["from"] == "changed pixels"
+    assert json.loads(Path("cat.edit.png.json").read_text())["settings"]["region"]["from"] == "changed pixels"
     assert Image.open("cat.edit.png").size == (90, 70)
 
 
@@ -325,13 +325,13 @@ def test_grown_and_psnr():
 def test_draw(here: Path, say: Say):
     assert say("draw", "a striped cat wearing a hat on sand", "--seed", 4)[:2] == (0, "scene.png\n")
     first = Path("scene.png").read_bytes()
-    assert say("draw", "--scene", "scene.json", "-o", "again.png")[0] == 0
+    assert say("draw", "--scene", "scene.png.json", "-o", "again.png")[0] == 0
     assert Path("again.png").read_bytes() == first
-    scene = json.dumps(json.loads(Path("scene.json").read_text())["scene"])
+    scene = json.dumps(json.loads(Path("scene.png.json").read_text())["scene"])
     assert say("draw", "--scene", scene, "-o", "inline.webp", "--size", 100)[0] == 0
     assert Image.open("inline.webp").size == (100, 100)
     assert say("draw", "--random", "--seed", 9, "-o", "any.png")[0] == 0
-    assert json.loads(Path("any.json").read_text())["caption"]
+    assert json.loads(Path("any.png.json").read_text())["caption"]
 
 
 def test_methods(say: Say):
@@ -354,11 +354,11 @@ def test_methods(say: Say):
 def test_demo(here: Path, say: Say):
     status, out, _ = say("demo", "-o", "new/demo", "--steps", 2)
     assert (status, out) == (0, f"{Path('new/demo/demo.png')}\n")
-    told = json.loads(Path("new/demo/demo.json").read_text())
+    told = json.loads(Path("new/demo/demo.png.json").read_text())
     assert len(told["edits"]) >= 5
     pictures = list(Path("new/demo").glob("*.png"))
     assert len(pictures) >= len(told["edits"]) + 2
-    assert all(p.with_suffix(".json").is_file() for p in pictures)
+    assert all(p.with_name(f"{p.name}.json").is_file() for p in pictures)
 
 
 # --- generated flags -----------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
 def test_an_instruction_is_followed(here: Path, eight: Path, capsys) -> None:
     said = ["instruct", "cat.png", "make it a dog", "--model", str(eight), "--steps", "3", "-o", "dog.png"]
     assert cli.main([*said, "--recipe", "instruct-pix2pix"]) == 0
-    about = json.loads(Path("dog.json").read_text())
+    about = json.loads(Path("dog.png.json").read_text())
     assert about["forwards"] == 9
     assert about["settings"]["trained"]["text_guidance"] == 7.5
     assert capsys.readouterr().out.strip() == "dog.png"
@@ -62,7 +62,7 @@ def test_a_recipe_settles_what_is_not_typed(here: Path, tiny_folder: Path) -> No
     edit = ["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--model", str(tiny_folder), "-o", "out.png"]
     recipe = ["--recipe", "ablation_directinversion_04+p2p", "--steps", "4"]
     assert cli.main([*edit, *recipe, "--blend", "cat", "dog", "--cross", "0.6"]) == 0
-    settings = json.loads(Path("out.json").read_text())["settings"]
+    settings = json.loads(Path("out.png.json").read_text())["settings"]
     assert settings["inversion"]["strength"] == 0.4
     assert (settings["steps"], settings["guidance"], settings["seed"]) == (4, 7.5, 1234)
     p2p, blend = settings["editors"]
@@ -75,7 +75,7 @@ def test_a_recipe_of_ones_own(here: Path, tiny_folder: Path) -> None:
     Path("mine.toml").write_text('base = "ddim+p2p"\nabout = "mine"\nsteps = 3\n[inversion]\nname = "direct"\n')
     edit = ["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--model", str(tiny_folder), "-o", "out.png"]
     assert cli.main([*edit, "--recipe", "mine.toml"]) == 0
-    settings = json.loads(Path("out.json").read_text())["settings"]
+    settings = json.loads(Path("out.png.json").read_text())["settings"]
     assert (settings["inversion"]["name"], settings["steps"]) == ("direct", 3)
     for text, sentence in (
         ("base = 3 =", "TOML"), ('model = "x"', "inversion"), ('base = "ddim+p2p"\nguidence = 3.0', "guidance"),
@@ -102,4 +102,4 @@ def test_the_matrix_and_the_recipes_are_listed(capsys) -> None:
 def test_a_small_gallery(here: Path) -> None:
     assert cli.main(["gallery", "sdedit", "--steps", "2", "--cell", "64", "-o", "sheet.png", "--quiet"]) == 0
     assert Image.open("sheet.png").size[0] > 640
-    assert [row["method"] for row in json.loads(Path("sheet.json").read_text())["rows"]] == ["sdedit"]
+    assert [row["method"] for row in json.loads(Path("sheet.png.json").read_text())["rows"]] == ["sdedit"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 
 def one_line(text: str) -> str:
@@ -11,6 +12,11 @@ def one_line(text: str) -> str:
         return text
     plain = re.sub(r"[\t\n\r\v\f\u2028\u2029]+", " ", text)
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in plain)
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be written as UTF-8 and moves no cursor: it has no half and no control characters."""
+    return all(unicodedata.category(sign) not in ("Cc", "Cs") for sign in text)
 
 
 class ReinvertError(ValueError):

@@ -10,7 +10,8 @@ import os
 import tempfile
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, TypeAlias, get_args
@@ -430,7 +431,11 @@ def to_image(tensor: Tensor) -> Picture:
 # --- Saving ------------------------------------------------------------------------------------------------
 
 
-def atomic_write(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+Write: TypeAlias = Callable[[Path], None]
+"""Makes a file at the path that it is given."""
+
+
+def atomic_write(path: str | os.PathLike[str], write: Write) -> None:
     """Let `write` make a file, and show it at `path` only when it is whole; an older file stays until then.
 
     `write` gets a path with the same name in a temporary folder beside `path`, and must create that file. (A
@@ -440,19 +445,34 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[Path], None]) ->
     Raises `ReinvertError` if the folder is missing or not writable or the disk full; other exceptions of
     `write` pass through. Either way nothing is left behind.
     """
-    target = Path(path)
+    write_together({Path(path): write})
+
+
+def write_together(files: Mapping[Path, Write]) -> None:
+    """The same for several files that belong together: they appear when all of them are whole, or none does."""
+    target, new = Path(), list[Path]()
     try:
-        if not target.parent.is_dir():
-            raise ReinvertError(f"the folder {target.parent} does not exist: create it or choose another.")
-        if target.is_dir():
-            raise ReinvertError(f"{target} is a folder: give the name of a file.")
-        with tempfile.TemporaryDirectory(prefix=".reinvert-", dir=target.parent) as folder:
-            draft = Path(folder) / target.name
-            write(draft)
-            draft.replace(target)
+        with ExitStack() as folders:
+            drafts: dict[Path, Path] = {}
+            for index, (target, write) in enumerate(files.items()):
+                if not target.parent.is_dir():
+                    raise ReinvertError(f"the folder {target.parent} does not exist: create it or choose another.")
+                if target.is_dir():
+                    raise ReinvertError(f"{target} is a folder: give the name of a file.")
+                made = tempfile.TemporaryDirectory(prefix=f".reinvert-{index}-", dir=target.parent)
+                drafts[target] = Path(folders.enter_context(made)) / target.name
+                write(drafts[target])
+            for target, draft in drafts.items():
+                known = target.exists()
+                draft.replace(target)
+                new += [] if known else [target]
+            new.clear()
     except OSError as error:
         reason = error.strerror or str(error)
         raise ReinvertError(f"{target} cannot be written ({reason}): choose another place.") from error
+    finally:
+        for path in new:
+            path.unlink(missing_ok=True)
 
 
 def save_image(image: Picture, path: str | os.PathLike[str]) -> None:
@@ -462,6 +482,11 @@ def save_image(image: Picture, path: str | os.PathLike[str]) -> None:
 
     Raises `ReinvertError` for another suffix, or where `atomic_write` does.
     """
+    atomic_write(path, picture_writer(image, path))
+
+
+def picture_writer(image: Picture, path: str | os.PathLike[str]) -> Write:
+    """What writes a picture as `save_image` does, for `write_together`."""
     target = Path(path)
     options = _save_options(target)
     picture = image.copy() if image.mode == "L" else as_rgb(image)
@@ -476,7 +501,7 @@ def save_image(image: Picture, path: str | os.PathLike[str]) -> None:
                 f"{target.name} cannot hold a picture of {_text(picture.size)}: save it as PNG."
             ) from error
 
-    atomic_write(target, write)
+    return write
 
 
 def _save_options(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from reinvert.errors import ReinvertError
 from reinvert.files import refusal, shown
 from reinvert.files.trajectory import FORMAT, TrajectoryHeader, read_header
 from reinvert.hooks import Hooks
-from reinvert.image import MAX_ASPECT, atomic_write
+from reinvert.image import MAX_ASPECT, Write, atomic_write
 from reinvert.level import Moment
 from reinvert.loop import Guidance, State, Step, walk
 from reinvert.text import Speech, Text
@@ -223,6 +223,10 @@ class Trajectory:
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write a safetensors file with the settings in its header; `half` stores the tensors in float16."""
+        atomic_write(path, self.writer(half=half))
+
+    def writer(self, *, half: bool = False) -> Write:
+        """What writes the file as `save` does, for `write_together`."""
         keep = torch.float16 if half else self.path.dtype
         tensors = {"path": self.path.to("cpu", keep).contiguous()}
         if self.null is not None:
@@ -251,7 +255,7 @@ class Trajectory:
             except SafetensorError as error:  # a full disk is told in the library's own words
                 raise OSError(errno.ENOSPC, f"{error}") from error
 
-        atomic_write(path, write)
+        return write
 
     @classmethod
     def load(cls, path: str | Path) -> Trajectory:

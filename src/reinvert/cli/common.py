@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from PIL import Image
 from reinvert import verbs
 from reinvert.backbones import Backbone, load
 from reinvert.backbones.loading import BUNDLED
-from reinvert.cli.output import file_record, sidecar_of
+from reinvert.cli.output import file_record, read_sidecar
 from reinvert.cli.progress import waiting
 from reinvert.cli.values import number, whole
 from reinvert.differences import psnr
@@ -94,10 +93,7 @@ def open_given(args: argparse.Namespace) -> Given:
 
 def _drawn_caption(path: Path) -> str:
     """The caption that `reinvert draw` left beside its picture."""
-    try:
-        caption: Any = json.loads(sidecar_of(path).read_text(encoding="utf-8"))["caption"]
-    except (OSError, ValueError, KeyError, TypeError):
-        caption = None
+    caption = (read_sidecar(path) or {}).get("caption")
     if not isinstance(caption, str):
         raise ReinvertError(f'say what {path.name} shows: --source "a cat sitting on a bench"')
     return caption

@@ -14,7 +14,7 @@ from PIL import Image
 from reinvert import verbs
 from reinvert.backbones import Backbone
 from reinvert.cli.common import add_model_options, load_model, tell
-from reinvert.cli.output import device_name, provenance, write_picture
+from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, write_picture
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.values import number, whole
 from reinvert.differences import psnr
@@ -62,6 +62,11 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     if folder.exists() and not folder.is_dir():
         raise ReinvertError(f"{folder} is a file; name a folder with -o")
+    sheet_path = folder / "demo.png"
+    pictures = [folder / f"{index + 1}-{edit.name.replace(' ', '-')}.png" for index, edit in enumerate(EDITS)]
+    if folder.exists():
+        sources = [folder / f"source-{index + 1}.png" for index in range(len({edit.scene for edit in EDITS}))]
+        check_outputs([*sources, *pictures, sheet_path], [], PICTURE_SUFFIXES)
     model = load_model(args)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"device": device_name(model.device), **provenance(args)}
@@ -78,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 described = {"caption": edit.scene.caption, "scene": scene_json(edit.scene)}
                 write_picture(source, folder / f"source-{len(inverted)}.png", {**described, **about})
             row, record = _edited(model, edit, inverted[edit.scene], source, args.guidance, watch)
-            write_picture(row[2], folder / f"{index + 1}-{edit.name.replace(' ', '-')}.png", {**record, **about})
+            write_picture(row[2], pictures[index], {**record, **about})
             rows.append([*row])
             told.append(record)
     sheet = contact_sheet(
@@ -86,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
         column_titles=["source", "reconstruction", "edit: direct inversion + P2P", "the true edit"],
         row_titles=[f"{record['name']}:\n{record['settings']['target']}" for record in told],
     )
-    write_picture(sheet, folder / "demo.png", {"edits": told, **about})
-    tell([folder / "demo.png"])
+    write_picture(sheet, sheet_path, {"edits": told, **about})
+    tell([sheet_path])
     return 0
 
 

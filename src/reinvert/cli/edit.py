@@ -30,7 +30,7 @@ from reinvert.cli.output import (
     file_record,
     numbered,
     provenance,
-    write_picture,
+    write_pictures,
 )
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.recipe import defaults_of, settle
@@ -191,10 +191,12 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar(args.quiet) as watch:
         result = job.edit(model, job.given.image, inversion, editors, watch)
     about = job.about(result, model)
+    made: list[tuple[Image.Image, Path, dict[str, Any]]] = []
     for index, path in enumerate(outputs):
         picture, region = _picture(job, result, index)
         settings = {**about["settings"], "target": job.targets[index], "region": region}
-        write_picture(picture, path, {**about, "settings": settings})
+        made.append((picture, path, {**about, "settings": settings}))
+    write_pictures(made)
     tell(outputs)
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from reinvert import registry, verbs
 from reinvert.backbones import Backbone
 from reinvert.cli.common import add_model_options, load_model, tell
 from reinvert.cli.demo import GUIDANCE
-from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, sidecar_of, write_picture
+from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, read_sidecar, write_picture
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.values import number, whole
 from reinvert.errors import ReinvertError
@@ -107,6 +106,9 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     check_outputs([output], [], PICTURE_SUFFIXES)
     wanted, edits = rows(args.methods), edits_of(args.seed)
+    if args.cells is not None and Path(args.cells).is_dir():
+        cells = [_cell_path(args.cells, row, index) for row in wanted for index in range(len(edits))]
+        check_outputs(cells, [], PICTURE_SUFFIXES)
     model = load_model(args)
     sheet: list[list[Image.Image | None]] = [
         [edit.picture(model.image_size) for edit in edits],
@@ -143,10 +145,10 @@ def _cell(
     """One picture with what it cost; read back where it was kept under the same settings."""
     asked = {"row": row.title, "prompts": [edit.source_prompt, edit.target_prompt], "model": model.name}
     asked |= {"steps": args.steps, "guidance": args.guidance}
-    path = None if args.cells is None else Path(args.cells) / f"{row.method}-{index}.png"
+    path = None if args.cells is None else _cell_path(args.cells, row, index)
     if path is not None and path.is_file():
-        record: dict[str, Any] = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
-        if record["asked"] == asked:
+        record = read_sidecar(path) or {}
+        if record.get("asked") == asked:
             return open_image(path), {name: record[name] for name in ("settings", "forwards", "seconds")}
     result = made(model, row, edit, steps=args.steps, guidance=args.guidance, watch=watch)
     spent = {"settings": result.settings, "forwards": result.forwards, "seconds": result.seconds}
@@ -154,6 +156,10 @@ def _cell(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_picture(result.image, path, {"asked": asked, **spent, **about})
     return result.image, spent
+
+
+def _cell_path(folder: str, row: Row, index: int) -> Path:
+    return Path(folder) / f"{row.method}-{index}.png"
 
 
 def _short(edit: Edit) -> str:

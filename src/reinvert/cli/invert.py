@@ -8,9 +8,10 @@ import time
 from reinvert import verbs
 from reinvert.cli.common import add_model_options, add_run_options, load_model, open_given, output_path, tell
 from reinvert.cli.flags import Chosen, add_method_flags
-from reinvert.cli.output import check_outputs, device_name, provenance, write_sidecar
+from reinvert.cli.output import check_outputs, device_name, provenance, sidecar_of, sidecar_writer
 from reinvert.cli.progress import progress_bar
 from reinvert.errors import ReinvertError
+from reinvert.image import write_together
 from reinvert.trajectory import SUFFIX
 
 
@@ -51,7 +52,6 @@ def run(args: argparse.Namespace) -> int:
             watch=watch,
         )
     seconds, spent = time.perf_counter() - started, model.tally.since(before)
-    trajectory.save(output, half=args.half)
     settings = {
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -63,17 +63,15 @@ def run(args: argparse.Namespace) -> int:
         "fit": args.fit or "crop",
         "half": args.half,
     }
-    write_sidecar(
-        output,
-        {
-            "input": given.record(),
-            "settings": settings,
-            "device": device_name(model.device),
-            "seconds": round(seconds, 3),
-            "forwards": spent.forwards,
-            "backwards": spent.backwards,
-            **provenance(args),
-        },
-    )
+    about = {
+        "input": given.record(),
+        "settings": settings,
+        "device": device_name(model.device),
+        "seconds": round(seconds, 3),
+        "forwards": spent.forwards,
+        "backwards": spent.backwards,
+        **provenance(args),
+    }
+    write_together({output: trajectory.writer(half=args.half), sidecar_of(output): sidecar_writer(output, about)})
     tell([output])
     return 0

@@ -11,20 +11,33 @@ import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from PIL import Image
 
 from reinvert import __version__
-from reinvert.errors import ReinvertError
-from reinvert.image import atomic_write, save_image
+from reinvert.errors import ReinvertError, is_text
+from reinvert.files import read_json, shown
+from reinvert.image import Write, picture_writer, write_together
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+LONGEST_NAME: Final = 255
+"""Bytes of a file's name, on nearly every file system."""
 
 
 def sidecar_of(path: Path) -> Path:
-    """OUT.json beside OUT.png."""
-    return path.with_suffix(".json")
+    """OUT.png.json beside OUT.png: OUT.jpg and the user's own OUT.json have names of their own."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """What the sidecar of the file at `path` holds; None where there is none, or a file of another kind."""
+    try:
+        held: Any = read_json(sidecar_of(path))
+    except ReinvertError:
+        return None
+    is_ours = isinstance(held, dict) and held.get("output") == path.name and "versions" in held
+    return cast("dict[str, Any]", held) if is_ours else None
 
 
 def numbered(path: Path, count: int) -> list[Path]:
@@ -37,48 +50,81 @@ def numbered(path: Path, count: int) -> list[Path]:
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | None], suffixes: tuple[str, ...]) -> None:
     """Refuse, before anything is computed, a place that cannot be written to or that would overwrite an input.
 
-    An older output of the same name is replaced.
+    An older output of the same name is replaced with its sidecar; a JSON file that is no sidecar is not.
     """
     taken = [path.resolve() for path in inputs if path is not None]
     for output in outputs:
+        _check_name(output)
         if not output.name.lower().endswith(suffixes):
-            raise ReinvertError(f"{output} must end in {' or '.join(suffixes)}; choose another name with -o")
+            raise ReinvertError(f"{shown(output)} must end in {' or '.join(suffixes)}; choose another name with -o")
         if not output.parent.is_dir():
-            raise ReinvertError(f"the folder {output.parent} does not exist; create it or choose another with -o")
+            raise ReinvertError(
+                f"the folder {shown(output.parent)} does not exist; create it or choose another with -o"
+            )
         if not os.access(output.parent, os.W_OK):
-            raise ReinvertError(f"the folder {output.parent} cannot be written to; choose another with -o")
+            raise ReinvertError(f"the folder {shown(output.parent)} cannot be written to; choose another with -o")
         for path in (output, sidecar_of(output)):
             if path.is_dir():
-                raise ReinvertError(f"{path} is a folder; choose another name with -o")
+                raise ReinvertError(f"{shown(path)} is a folder; choose another name with -o")
             if path.resolve() in taken:
-                raise ReinvertError(f"{path} is an input and would be overwritten; choose another name with -o")
+                raise ReinvertError(f"{shown(path)} is an input and would be overwritten; choose another name with -o")
+        if sidecar_of(output).exists() and read_sidecar(output) is None:
+            raise ReinvertError(
+                f"{shown(sidecar_of(output))} was not written by reinvert and would be overwritten; "
+                "choose another name with -o"
+            )
+
+
+def _check_name(output: Path) -> None:
+    """A name must be text, for the sidecar tells it, and must not steer the terminal that it is printed to."""
+    if is_text(str(output)):
+        try:
+            length = len(os.fsencode(sidecar_of(output).name))
+        except ValueError:  # no name at all, such as "."
+            return
+        if length > LONGEST_NAME:
+            raise ReinvertError(f"{shown(output)} is too long a name; choose another with -o")
+        return
+    raise ReinvertError(
+        f"the name {shown(output)} is not UTF-8 text without control characters; choose another name with -o"
+    )
 
 
 def write_picture(picture: Image.Image, path: Path, about: Mapping[str, Any]) -> None:
-    """The picture, then its sidecar; each of them whole or not at all."""
-    save_image(picture, path)
-    write_sidecar(path, {"size": list(picture.size), **about})
+    """The picture and its sidecar: both of them whole, or neither."""
+    write_pictures([(picture, path, about)])
 
 
-def write_sidecar(path: Path, about: Mapping[str, Any]) -> None:
-    """What is told about the file at `path`."""
+def write_pictures(made: Iterable[tuple[Image.Image, Path, Mapping[str, Any]]]) -> None:
+    """The pictures of one call with their sidecars: all of them, or, where one cannot be written, none."""
+    files: dict[Path, Write] = {}
+    for picture, path, about in made:
+        files[path] = picture_writer(picture, path)
+        files[sidecar_of(path)] = sidecar_writer(path, {"size": list(picture.size), **about})
+    write_together(files)
+
+
+def sidecar_writer(path: Path, about: Mapping[str, Any]) -> Write:
+    """What writes the sidecar of the file at `path`, for `write_together`."""
     text = json.dumps(_plain({"output": path.name, **about}), indent=2, ensure_ascii=False) + "\n"
 
     def write(draft: Path) -> None:
         draft.write_text(text, encoding="utf-8")
 
-    atomic_write(sidecar_of(path), write)
+    return write
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no infinity and no paths."""
+    """JSON knows no infinity and no paths, and UTF-8 no half characters (an input's file name may have some)."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {_plain(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    if isinstance(value, int | float | bool | None):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def provenance(args: argparse.Namespace) -> dict[str, Any]:
