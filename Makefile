@@ -12,13 +12,14 @@ PYTEST  := $(BIN)/pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint slow-test clean distclean
+.PHONY: help demo test lint slow-test docs clean distclean
 
 help:
 	@echo "make demo       set up, draw a scene, edit it several ways, write demo/"
 	@echo "make test       set up, then lint, types, import rules and tests"
 	@echo "make lint       lint, types and import rules only"
 	@echo "make slow-test  the long tests, left out of make test"
+	@echo "make docs       build the documentation site into site/"
 	@echo "make clean      remove caches and outputs (make distclean: $(VENV) too)"
 
 demo: $(VENV)/.runtime
@@ -36,8 +37,12 @@ lint: $(VENV)/.dev
 slow-test: $(VENV)/.dev
 	$(PYTEST) -m slow
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python docs/check_links.py site
+
 clean:
-	rm -rf build dist demo out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist site demo out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean
@@ -62,4 +67,9 @@ $(VENV)/.runtime: requirements.txt pyproject.toml | $(VENV)/.python
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	@echo "installing the tools for tests into $(VENV)"
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.txt $(VENV)/.runtime
+	@echo "installing the tools for the documentation into $(VENV)"
+	@$(PIP) install -r requirements-docs.txt
 	@touch $@

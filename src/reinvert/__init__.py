@@ -21,7 +21,7 @@ __all__ = [
     "load",
     "reconstruct",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # torch takes seconds to import; whoever only wants `reinvert --help` or the version does not wait for it.
 _HOME = {

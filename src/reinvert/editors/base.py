@@ -42,7 +42,7 @@ class Case:
         return self.path.shape[-2], self.path.shape[-1]
 
     def pairs(self) -> list[list[tuple[str, str]]]:
-        """(source, target) prompts as [target branch][case]."""
+        """(source, target) prompts as `[target branch][case]`."""
         return [list(zip(self.sources, target, strict=True)) for target in self.targets]
 
 
