@@ -41,7 +41,6 @@ from reinvert.editors.local_blend import LocalBlend
 from reinvert.editors.p2p import P2P
 from reinvert.inversions.base import Source
 from reinvert.inversions.direct import Direct
-from reinvert.level import Split
 from reinvert.loop import moments
 from reinvert.picturebook.draw import draw
 from reinvert.picturebook.scene import Scene, Thing
@@ -280,8 +279,8 @@ def null_text_gradients(model: StableDiffusion, x0: Tensor, asked: Settings, rep
     moment = next(moments(model, model.times(asked.steps)))
     said = model.encode_text([asked.source, ""])
     with torch.no_grad():
-        text = model.noise(x0[None], said[:1][None], moment.ask, None)[0]
-    goal = Split.of(x0, text, moment.level).at(moment.next_level)
+        text = model.answer(x0[None], said[:1][None], moment.ask, None)[0]
+    goal = model.split(x0, text, moment).at(moment.next_level)
     fitted: dict[str, Tensor] = {}
 
     def steps(name: str, weights: bool, count: int = inner) -> None:
@@ -290,9 +289,9 @@ def null_text_gradients(model: StableDiffusion, x0: Tensor, asked: Settings, rep
         optimizer = torch.optim.Adam([phi], lr=0.01)
         for _ in range(count):
             with torch.enable_grad():
-                null = model.noise(x0[None], Text(phi[None]), moment.ask, None)[0]
-                noise = null + asked.guidance * (text - null)
-                reached = Split.of(x0, noise, moment.level).at(moment.next_level)
+                null = model.answer(x0[None], Text(phi[None]), moment.ask, None)[0]
+                answer = null + asked.guidance * (text - null)
+                reached = model.split(x0, answer, moment).at(moment.next_level)
                 loss = (reached - goal).square().mean()
                 if weights:
                     optimizer.zero_grad()

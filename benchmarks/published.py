@@ -27,6 +27,7 @@ from torch import Tensor
 
 from reinvert import words
 from reinvert.backbones.stable_diffusion import StableDiffusion
+from reinvert.level import Moment
 from reinvert.text import Text
 
 
@@ -163,7 +164,8 @@ def run(model: StableDiffusion, x0: Tensor, asked: Settings, clock: Callable[[],
     source, both = said[:1], torch.cat([said[2:], said[2:], said[:2]])
 
     def noise(x: Tensor, time: int, text: Tensor) -> Tensor:
-        return model.noise(x[None], Text(text[None]), time, None)[0]
+        here = Moment(0, 1, time, time, model.level(time), model.level(time))
+        return model.split(x, model.answer(x[None], Text(text[None]), time, None)[0], here).noise
 
     def move(x: Tensor, eps: Tensor, here: int, there: int) -> Tensor:
         """z_there = sqrt(abar_there) x0 + sqrt(1 - abar_there) eps with x0 from abar_here."""

@@ -17,6 +17,7 @@ from reinvert.backbones.stable_diffusion import StableDiffusion
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Source
 from reinvert.inversions.direct import Direct
+from reinvert.level import Moment
 from reinvert.text import Text
 from reinvert.verbs import prepare
 
@@ -36,7 +37,7 @@ def test_layers_are_in_the_order_of_execution(tiny) -> None:
         tiny.unet.get_submodule(name).register_forward_pre_hook(lambda m, args, name=name: seen.append(name))
         for name in names
     ]
-    tiny.noise(torch.zeros(1, 1, 3, 16, 16), Text(torch.zeros(1, 1, 16, 12)), 1, None)
+    tiny.answer(torch.zeros(1, 1, 3, 16, 16), Text(torch.zeros(1, 1, 16, 12)), 1, None)
     for handle in handles:
         handle.remove()
     assert seen == names
@@ -53,7 +54,9 @@ def test_predictions_are_the_network_s(tiny64, tiny_v64) -> None:
             out = model.unet(x[:, 0], 501, encoder_hidden_states=text[:, 0].double()).sample[:, None]
         level = model.level(501)
         noise = out if model is tiny64 else level.signal * out + level.noise * x
-        assert gap(model.noise(x, Text(text), 501, None), noise) < 1e-12
+        answer, moment = model.answer(x, Text(text), 501, None), Moment(0, 1, 501, 401, level, model.level(401))
+        assert gap(answer, out) < 1e-12
+        assert gap(model.split(x, answer, moment).noise, noise) < 1e-12
 
 
 def test_the_text_is_cut_and_padded_to_the_model_s_length(tiny) -> None:

@@ -62,7 +62,7 @@ def test_a_step_is_moved_as_written(tiny64, clean) -> None:
     source = Source(tiny64, clean[:1], (SOURCE,), 1, seed=5)
     said = tiny64.encode_text([SOURCE])
     (top, _), low = tiny64.times(1), tiny64.level(-1)
-    e = tiny64.noise(clean[None, :1], said[None], top, None)[0, 0]
+    e = tiny64.answer(clean[None, :1], said[None], top, None)[0, 0]
     generator = torch.Generator().manual_seed(5)
     for _ in range(2):
         for _ in range(3):

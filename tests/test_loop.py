@@ -54,8 +54,8 @@ def test_a_walk_that_is_left_early_leaves_the_network_alone(tiny64) -> None:
 def test_the_guided_step_is_the_textbook_s(tiny64) -> None:
     said, state, w = speech(tiny64, SOURCE, TARGET), start(), 3.0
     (moment, after), *_ = walk(tiny64, tiny64.times(2), state, said, guidance=(w, 1.0), step=ddim)
-    null = tiny64.noise(state.x[:1], Text(said.empty.keys[None]), moment.t, None)[0]
-    text = tiny64.noise(state.x, said.text, moment.t, None)
+    null = tiny64.answer(state.x[:1], Text(said.empty.keys[None]), moment.t, None)[0]
+    text = tiny64.answer(state.x, said.text, moment.t, None)
     for branch, noise in ((0, null + w * (text[0] - null)), (1, text[1])):
         clean = (state.x[branch] - moment.level.noise * noise) / moment.level.signal
         wanted = moment.next_level.signal * clean + moment.next_level.noise * noise

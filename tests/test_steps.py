@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import naive
 import pytest
 import torch
-from conftest import gap
+from conftest import SOURCE, TARGET, gap, load_tiny, watch_walk
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
+from reinvert import registry
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
-from reinvert.level import FINAL, Level, Split
+from reinvert.inversions.base import Source
+from reinvert.level import FINAL, Level, Moment, Split
 from reinvert.loop import Predictor, State, add_noise, last, moments, walk
 from reinvert.steps import ddim
 from reinvert.text import Speech, Text
@@ -46,7 +51,7 @@ class Fixed:
     def __getattr__(self, name: str):
         return getattr(self._model, name)
 
-    def noise(self, x, text, time, call):
+    def answer(self, x, text, time, call):
         return self._noise(x, time)
 
 
@@ -230,3 +235,77 @@ def test_the_step_moves_only_the_latents_it_predicts(tiny) -> None:
     assert torch.equal(after.memory[0], torch.ones(1))
     assert len(after.latents) == 1
     assert after.x.shape == x.shape
+
+
+# --- where the network is asked ------------------------------------------------------------------------------
+
+
+def test_a_step_asks_where_it_says(tiny) -> None:
+    """The lower end, the middle with the latents of the middle, and a time that is on no grid."""
+    asked: list[float] = []
+
+    def note(x, time):
+        asked.append(time)
+        return 0 * x
+
+    def step(state: State, predict: Predictor, moment: Moment) -> State:
+        middle = (moment.t + moment.s) // 2
+        predict(state.x, moment.asking(moment.t))
+        predict(state.x, moment.asking(middle, tiny.level(middle), 1))
+        assert torch.equal(predict.answer(state.x, moment.asking(17.5)), torch.zeros_like(state.x))
+        return replace(state, latents=(predict(state.x, moment).at(moment.next_level),))
+
+    last(walk(Fixed(tiny, note), (401, 501), State((random(0),)), speech(), guidance=(1.0,), step=step))
+    # the memory of the source's row knows the time as well as the latents
+    assert asked == [401, 451, 17.5, 501]
+
+
+def test_the_middle_is_read_at_its_own_level(tiny) -> None:
+    x, e = random(0), random(1)
+    moment = next(iter(moments(tiny, (401, 501)))).asking(451, tiny.level(451))
+    split = Predictor(Fixed(tiny, lambda x, time: e), speech(), (1.0,), Hooks(), (0,))(x, moment)
+    assert gap(split.at(tiny.level(451)), x) < 1e-12
+    assert gap(split.noise, e) == 0
+
+
+# --- a level without signal ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def zero_snr(tmp_path_factory: pytest.TempPathFactory, tiny_folder):
+    """A model like the v-predicting Stable Diffusion 2.x with a noisiest level of pure noise."""
+    folder = tmp_path_factory.mktemp("zero") / "tiny-zero"
+    shutil.copytree(tiny_folder, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    more = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    return load_tiny(folder, torch.float64)
+
+
+@pytest.mark.parametrize("inversion", ["ddim", "direct", "null_text", "edit_friendly", "fixed_point", "bdia"])
+def test_an_edit_from_a_level_without_signal(zero_snr, clean, inversion: str) -> None:
+    given = {"skip": 0.0} if inversion == "edit_friendly" else {}
+    path = registry.make("inversions", inversion, given).invert(Source(zero_snr, clean[:1], (SOURCE,), 5))
+    walked = watch_walk(zero_snr, path, [TARGET], [registry.make("editors", "p2p")])
+    assert zero_snr.level(zero_snr.times(5)[0]) == Level(0.0, 1.0)
+    assert all(bool(torch.isfinite(x).all()) for x in walked)
+    assert gap(walked[-1][1], walked[-1][0]) > 1e-3
+    if inversion == "direct":
+        assert torch.equal(walked[-1][0], clean[:1])
+
+
+def test_walking_down_from_pure_noise_is_diffusers_ddim(zero_snr) -> None:
+    settings = SETTINGS | {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    theirs = DDIMScheduler(**settings, prediction_type="v_prediction")
+    theirs.set_timesteps(10)
+    out, z = {t: random(t) for t in theirs.timesteps.tolist()}, random(0)
+    for t in theirs.timesteps.tolist():
+        z = theirs.step(out[t], t, z).prev_sample
+    assert gap(take(zero_snr, random(0), lambda x, time: out[time], zero_snr.times(10)), z) < 1e-5
+
+
+def test_a_method_that_needs_the_noise_says_so_there(zero_snr, clean) -> None:
+    path = registry.make("inversions", "edict", {"strength": 1.0, "offset": 1})
+    with pytest.raises(ReinvertError, match="noisiest level"):
+        path.invert(Source(zero_snr, clean[:1], (SOURCE,), 5))
+    registry.make("inversions", "edict", {"offset": 1}).invert(Source(zero_snr, clean[:1], (SOURCE,), 5))

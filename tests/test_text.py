@@ -87,8 +87,8 @@ def test_values_of_their_own_reach_the_network(tiny64) -> None:
     text = tiny64.encode_text([SOURCE])[None]
     x = random(3, 1, 1, 3, 16, 16)
     with tiny64.attending():
-        plain = tiny64.noise(x, text, 501, None)
-        same = tiny64.noise(x, Text(text.keys, text.keys.clone()), 501, None)
-        other = tiny64.noise(x, Text(text.keys, 2 * text.keys), 501, None)
+        plain = tiny64.answer(x, text, 501, None)
+        same = tiny64.answer(x, Text(text.keys, text.keys.clone()), 501, None)
+        other = tiny64.answer(x, Text(text.keys, 2 * text.keys), 501, None)
     assert gap(plain, same) < 1e-12
     assert gap(plain, other) > 1e-3

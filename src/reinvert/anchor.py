@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from reinvert.hooks import Hooks
-from reinvert.level import Moment, Split
+from reinvert.level import Moment
 from reinvert.loop import Predictor, State, Step
 
 Carry = Literal["none", "source", "target"]
@@ -64,5 +64,4 @@ class Anchor:
         x = before.x[:1].expand_as(before.x)
         targets = tuple(range(1, len(x)))
         plain = replace(predict, hooks=Hooks(), live=targets)
-        noise = plain.noise(x, moment)
-        return where - Split.of(x, noise, moment.level).at(moment.next_level)[1:]
+        return where - plain(x, moment).at(moment.next_level)[1:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from reinvert.backbones.base import Backbone
 from reinvert.errors import NonFiniteError
 from reinvert.hooks import Call, Hooks, Nudged, Row
-from reinvert.level import Level, Moment, Split
+from reinvert.level import Level, Moment, Split, Time
 from reinvert.text import Side, Speech, Text, join
 
 
@@ -41,6 +41,14 @@ Guidance = tuple[float, ...]
 """The guidance scale of each branch; at 1 the null side is not read, at 0 the text side is not."""
 
 
+class Seen(NamedTuple):
+    """What the model answered to the latents of one row at one time."""
+
+    x: Tensor
+    time: Time
+    answer: Tensor
+
+
 @dataclass(frozen=True)
 class Predictor:
     """Asks the network. Called with latents of all branches it answers with their `Split`, guided and ruled.
@@ -54,36 +62,41 @@ class Predictor:
     guidance: Guidance
     hooks: Hooks
     live: tuple[int, ...]
-    seen: dict[Row, tuple[Tensor, Tensor]] = field(default_factory=dict[Row, tuple[Tensor, Tensor]], repr=False)
-    """The source's rows that this moment has already evaluated, with the latents they were asked about."""
+    seen: dict[Row, Seen] = field(default_factory=dict[Row, Seen], repr=False)
+    """The source's rows that this step has already evaluated."""
 
     def __call__(self, x: Tensor, moment: Moment) -> Split:
         nudged = self.hooks.nudge(x, self._look, moment)
         moved = nudged if isinstance(nudged, Tensor) else nudged[0]
-        return Split.of(moved, self.noise(nudged, moment), moment.level)
+        return self.model.split(moved, self._guided(nudged, moment), moment)
 
-    def noise(self, x: Nudged, moment: Moment) -> Tensor:
-        """The guided noise of every live branch, [branch, case, channel, h, w]."""
+    def answer(self, x: Tensor, moment: Moment) -> Tensor:
+        """What the model predicts by nature (noise, v, velocity), guided and ruled: [branch, case, channel, h, w]."""
+        return self._guided(self.hooks.nudge(x, self._look, moment), moment)
+
+    def _guided(self, x: Nudged, moment: Moment) -> Tensor:
         answers = self._look(x, moment)
         x = x if isinstance(x, Tensor) else x[0]
-        noise, live = torch.zeros_like(x), list(self.live)
+        guided, live = torch.zeros_like(x), list(self.live)
         if not live:
-            return noise
+            return guided
         null = torch.stack([answers.get(Row(Side.NULL, b), answers.get(Row(Side.TEXT, b), x[b])) for b in live])
         text = torch.stack([answers.get(Row(Side.TEXT, b), null[i]) for i, b in enumerate(live)])
         scale = torch.tensor([self.guidance[b] for b in live], dtype=x.dtype, device=x.device)
-        noise[live] = self.hooks.guide(null, text, scale.view(-1, *[1] * (x.ndim - 1)), moment)
-        return noise
+        guided[live] = self.hooks.guide(null, text, scale.view(-1, *[1] * (x.ndim - 1)), moment)
+        return guided
 
     def plain(self, x: Tensor, text: Text, moment: Moment) -> Tensor:
-        """The noise of `x` [case, channel, h, w] given `text` [case, token, dim]: one row, no rules, gradients kept
-        if the caller is inside `torch.enable_grad()`."""
-        return self.model.noise(x[None], text[None], moment.ask, None)[0]
+        """The model's answer to `x` [case, channel, h, w] given `text` [case, token, dim]: one row, no rules.
+
+        Gradients are kept if the caller is inside `torch.enable_grad()`.
+        """
+        return self.model.answer(x[None], text[None], moment.ask, None)[0]
 
     def _look(self, x: Nudged, moment: Moment, branches: tuple[int, ...] | None = None) -> dict[Row, Tensor]:
         rows, alias = self._rows(moment, branches)
         sides = (x, x) if isinstance(x, Tensor) else x
-        known = {row: self.seen[row][1] for row in rows if self._is_known(row, sides[row.side][0], moment)}
+        known = {row: self.seen[row].answer for row in rows if self._is_known(row, sides[row.side][0], moment)}
         rows = [row for row in rows if row not in known]
         if not rows:
             return known | {row: known[other] for row, other in alias.items()}
@@ -91,17 +104,17 @@ class Predictor:
         call = Call(tuple(rows), alias, moment, self.hooks)
         with torch.no_grad():
             seen = torch.stack([sides[row.side][row.branch] for row in rows])
-            answers = self.model.noise(seen, said, moment.ask, call)
+            answers = self.model.answer(seen, said, moment.ask, call)
         by_row = dict(zip(rows, answers, strict=True))
-        self.seen.update({row: (sides[row.side][0], by_row[row]) for row in rows if row.branch == 0})
+        self.seen.update({r: Seen(sides[r.side][0], moment.ask, by_row[r]) for r in rows if r.branch == 0})
         by_row |= known
         return by_row | {row: by_row[other] for row, other in alias.items()}
 
     def _is_known(self, row: Row, x: Tensor, moment: Moment) -> bool:
-        """Whether the source's row was evaluated at this moment and is not to be read by a rule again."""
-        if row not in self.seen or row.side in self.hooks.reads(moment):
+        """Whether the source's row was evaluated at this time and is not to be read by a rule again."""
+        if row not in self.seen or self.seen[row].time != moment.ask or row.side in self.hooks.reads(moment):
             return False
-        return torch.equal(self.seen[row][0], x)
+        return torch.equal(self.seen[row].x, x)
 
     def _rows(self, moment: Moment, branches: tuple[int, ...] | None) -> tuple[list[Row], dict[Row, Row]]:
         """The rows something reads, and which of them are answered by another row; those of some branches only."""
@@ -145,7 +158,7 @@ class Pull(Protocol):
         ...
 
 
-def moments(model: Backbone, times: Sequence[int]) -> Iterator[Moment]:
+def moments(model: Backbone, times: Sequence[Time]) -> Iterator[Moment]:
     """The steps between neighbouring times of a grid, with their levels."""
     for index, (t, s) in enumerate(pairwise(times)):
         yield Moment(index, len(times) - 1, t, s, model.level(t), model.level(s))
@@ -153,7 +166,7 @@ def moments(model: Backbone, times: Sequence[int]) -> Iterator[Moment]:
 
 def walk(
     model: Backbone,
-    times: Sequence[int],
+    times: Sequence[Time],
     state: State,
     speech: Speech,
     *,

@@ -27,7 +27,7 @@ from reinvert.files import refusal, shown
 from reinvert.files.trajectory import FORMAT, TrajectoryHeader, read_header
 from reinvert.hooks import Hooks
 from reinvert.image import MAX_ASPECT, Write, atomic_write
-from reinvert.level import Moment
+from reinvert.level import Moment, Time
 from reinvert.loop import Guidance, State, Step, walk
 from reinvert.text import Speech, Text
 
@@ -88,7 +88,7 @@ class Trajectory:
     pulled: Mapping[str, Any] | None = None
     guidance: float | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
-    times: tuple[int, ...] = ()
+    times: tuple[Time, ...] = ()
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     source_guidance: float | None = None
     method: Method | None = field(default=None, compare=False, repr=False)

@@ -244,6 +244,6 @@ def test_the_round_trip_through_the_vae(parity_model, unit, recorded, recorded_j
 @pytest.mark.parametrize("t", [1, 501, 700, 981])
 def test_single_predictions(parity_model, unit, recorded_json, t: int) -> None:
     text = parity_model.encode_text(["a cat sitting on a table", "a dog sitting on a table"]).keys
-    noise = parity_model.noise(unit["unet.in"][:, None], Text(text[:, None]), t, None)
+    noise = parity_model.answer(unit["unet.in"][:, None], Text(text[:, None]), t, None)
     tolerance = allowed(recorded_json, "unit (text, vae, unet single forward)")
     assert relative_l2(noise[:, 0], unit[f"unet.out.t{t}"]) < tolerance

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reinvert.hooks import Call, Layer
-from reinvert.level import Level
+from reinvert.level import Level, Moment, Split, Time
 from reinvert.text import Text
 
 
@@ -64,12 +64,14 @@ class Backbone(Protocol):
     """Channels, height and width of the latents of a picture of the usual size."""
     schedule: str
 
-    def times(self, steps: int, offset: int | None = None) -> tuple[int, ...]:
+    def times(self, steps: int, offset: int | None = None) -> tuple[Time, ...]:
         """steps + 1 times from noise to clean, ending with `level.FINAL`; `offset` shifts the grid where a method
         has its own (0: the last step stands at time 0)."""
         ...
 
-    def level(self, time: int) -> Level: ...
+    def level(self, time: Time) -> Level:
+        """What a latent at this time is made of. A flow knows every time in its range, not only those of its grids."""
+        ...
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
         """[prompt, token, dim] float32."""
@@ -83,10 +85,18 @@ class Backbone(Protocol):
         """Images [n, 3, H, W] float32, not yet clamped."""
         ...
 
-    def noise(self, x: Tensor, text: Text, time: int, call: Call | None) -> Tensor:
-        """The predicted noise of x [row, case, channel, h, w] given text [row, case, token, dim], in x's dtype.
+    def answer(self, x: Tensor, text: Text, time: Time, call: Call | None) -> Tensor:
+        """What the network predicts by nature (noise, v, velocity) for x [row, case, channel, h, w] given text [row,
+        case, token, dim], told `time`; in x's shape and dtype.
 
         With a `call`, its rules act on the attention layers; without, the network is left alone.
+        """
+        ...
+
+    def split(self, x: Tensor, answer: Tensor, moment: Moment) -> Split:
+        """What the answer says `x`, standing at `moment.level`, is made of; `at(moment.level)` of it is `x` again.
+
+        The answer may have been given at another time (`moment.ask`) or be a guided mixture of answers.
         """
         ...
 

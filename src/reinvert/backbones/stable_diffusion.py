@@ -1,7 +1,9 @@
 """Stable Diffusion 1.x and 2.x (and anything of that shape) from diffusers components.
 
-    eps = network(x, t, text)              epsilon prediction
-    eps = signal(t) * v + noise(t) * x     v-prediction (Progressive Distillation, 2022, arXiv 2202.00512)
+    clean = (x - noise eps) / signal                                epsilon prediction
+    clean = signal x - noise v,  eps = noise x + signal v           v-prediction
+
+v is that of Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv 2202.00512.
 
 High-Resolution Image Synthesis with Latent Diffusion Models, 2022, arXiv 2112.10752. Nothing about the model is typed
 here: sizes, scaling factor, text length, layers and schedule come from its configuration.
@@ -24,7 +26,7 @@ from reinvert.backbones.attention import Carried, attention_layers, ruled
 from reinvert.backbones.base import Fingerprint, Tally
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Layer
-from reinvert.level import FINAL, Level
+from reinvert.level import FINAL, Level, Moment, Split, Time
 from reinvert.text import Text
 
 
@@ -71,7 +73,7 @@ class StableDiffusion:
 
     # --- time ---------------------------------------------------------------------------------------------------
 
-    def times(self, steps: int, offset: int | None = None) -> tuple[int, ...]:
+    def times(self, steps: int, offset: int | None = None) -> tuple[Time, ...]:
         """steps + 1 times from noise to clean, on the scheduler's own grid, ending with `FINAL`."""
         limit = int(self._scheduler.config.num_train_timesteps)
         if not 1 <= steps <= limit:
@@ -83,10 +85,10 @@ class StableDiffusion:
             raise ReinvertError(f"{steps} steps do not fit this model's schedule; choose fewer (at most {limit // 2})")
         return (*times, FINAL)
 
-    def level(self, time: int) -> Level:
+    def level(self, time: Time) -> Level:
         if time != FINAL and not 0 <= time < len(self._scheduler.alphas_cumprod):
             raise ReinvertError(f"{self.name} has no time {time}; invert again")
-        alpha = self._scheduler.final_alpha_cumprod if time == FINAL else self._scheduler.alphas_cumprod[time]
+        alpha = self._scheduler.final_alpha_cumprod if time == FINAL else self._scheduler.alphas_cumprod[int(time)]
         return Level(float(alpha) ** 0.5, (1 - float(alpha)) ** 0.5)
 
     # --- text and images ----------------------------------------------------------------------------------------
@@ -119,8 +121,8 @@ class StableDiffusion:
 
     # --- the network --------------------------------------------------------------------------------------------
 
-    def noise(self, x: Tensor, text: Text, time: int, call: Call | None) -> Tensor:
-        """See `Backbone.noise`."""
+    def answer(self, x: Tensor, text: Text, time: Time, call: Call | None) -> Tensor:
+        """See `Backbone.answer`. The clean end of the grid has no timestep of its own: there the network is told 0."""
         flat = x.flatten(0, 1)
         self.tally.forwards += len(flat)
         values = None if text.values is None else text.values.flatten(0, 1).to(self.dtype)
@@ -131,18 +133,28 @@ class StableDiffusion:
         try:
             out = self.unet(
                 flat.to(self.dtype),
-                torch.full((len(flat),), time, device=x.device),
+                torch.full((len(flat),), max(int(time), 0), device=x.device),
                 encoder_hidden_states=text.keys.flatten(0, 1).to(self.dtype),
                 cross_attention_kwargs=carried,
                 return_dict=False,
             )[0]
         finally:
             self._call = None
-        out = out.to(x.dtype).unflatten(0, x.shape[:2])
+        return out.to(x.dtype).unflatten(0, x.shape[:2])
+
+    def split(self, x: Tensor, answer: Tensor, moment: Moment) -> Split:
+        """See `Backbone.split`.
+
+        Asked about a latent of another level (the way up), v is read at the level the network was told, by its own
+        definition; but where nothing is left of the signal its noise would be x itself, so there as everywhere else
+        it is read where the latent stands.
+        """
         if self._prediction == "epsilon":
-            return out
-        level = self.level(time)
-        return level.signal * out + level.noise * x
+            return Split.of(x, answer, moment.level)
+        told, (signal, noise) = self.level(moment.ask), moment.level
+        if told == moment.level or told.signal == 0:
+            return Split(signal * x - noise * answer, noise * x + signal * answer)
+        return Split.of(x, told.noise * x + told.signal * answer, moment.level)
 
     @contextmanager
     def attending(self, features: Collection[str] = ()) -> Generator[None]:

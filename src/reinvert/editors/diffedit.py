@@ -104,7 +104,7 @@ class _DiffEditHooks(Hooks):
 
         def told(prompts: tuple[str, ...]) -> Tensor:
             said = model.encode_text(prompts).keys
-            return model.noise(noised, Text(said.expand(method.maps, *said.shape)), time, None)
+            return model.answer(noised, Text(said.expand(method.maps, *said.shape)), time, None)
 
         source = told(case.sources)
         maps = torch.stack([(told(target) - source).abs().mean((0, 2)) for target in case.targets])[:, :, None]

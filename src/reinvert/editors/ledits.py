@@ -150,7 +150,7 @@ class _LEditsHooks(_MapHooks):
             said = self.said[:, None, None].expand(n, self.targets, cases, -1, -1)
             rows = tuple(Row(Side.TEXT, i) for i in range(n * self.targets))
             call = Call(rows, {}, moment, self.further)
-            asked = self.model.noise(torch.cat([x[1:]] * n), Text(said.flatten(0, 1)), moment.ask, call)
+            asked = self.model.answer(torch.cat([x[1:]] * n), Text(said.flatten(0, 1)), moment.ask, call)
             self.answers = asked.split(self.targets)
         return x
 

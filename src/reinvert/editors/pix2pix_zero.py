@@ -115,7 +115,7 @@ class _ZeroHooks(Hooks):
             distance = _Distance(self.maps)
             with torch.enable_grad():
                 leaf = x[branch].detach().expand(2, *x.shape[1:]).clone().requires_grad_()
-                self.model.noise(leaf, told, moment.ask, Call(rows, {}, moment, distance))
+                self.model.answer(leaf, told, moment.ask, Call(rows, {}, moment, distance))
                 gradient = torch.autograd.grad(distance.total, leaf)[0]
             self.model.tally.backwards += 2 * x.shape[1]
             moved = leaf.detach() - self.method.amount * gradient

@@ -12,6 +12,7 @@ from torch import Tensor
 from reinvert.backbones.base import Backbone
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
+from reinvert.level import Time
 from reinvert.loop import State, Step, walk
 from reinvert.steps import ddim
 from reinvert.text import Speech
@@ -134,7 +135,7 @@ def climb(
     source: Source,
     guidance: float = 1.0,
     step: Step = ddim,
-    times: Sequence[int] = (),
+    times: Sequence[Time] = (),
     who: str = "DDIM inversion",
     hooks: Hooks | None = None,
 ) -> Generator[Progress, None, Tensor]:
@@ -170,7 +171,7 @@ def check_depth(depth: float) -> None:
         raise ReinvertError(f"depth is a share above 0 and at most 1, not {depth}")
 
 
-def grid_to(source: Source, depth: float) -> tuple[int, ...]:
+def grid_to(source: Source, depth: float) -> tuple[Time, ...]:
     """The times of the clean end of the grid, `depth` of its steps (at least one); () for the whole grid."""
     steps = max(1, int(depth * source.steps))
     return () if steps == source.steps else source.model.times(source.steps)[source.steps - steps :]

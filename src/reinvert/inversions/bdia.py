@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
-from reinvert.level import Moment, Split
+from reinvert.level import Moment, Split, Time
 from reinvert.loop import Predictor, State, Step
 from reinvert.trajectory import Kept, Trajectory
 
@@ -74,13 +74,13 @@ class BDIA(Inversion):
             above = predict(state.x, moment).at(moment.next_level)
             return State((above,), (state.x,))
         # Up and down the network is asked about z_i at its own time, not at the upper one.
-        split = predict(state.x, replace(moment, s=moment.t))
+        split = predict(state.x, moment.asking(moment.t))
         below = predict.model.level(_neighbour(predict, moment))
         above = (state.memory[0] - split.at(below)) / self.gamma + split.at(moment.next_level)
         return State((above,), (state.x,))
 
 
-def _neighbour(predict: Predictor, moment: Moment) -> int:
+def _neighbour(predict: Predictor, moment: Moment) -> Time:
     """The time below that of an upward moment."""
     grid = predict.model.times(moment.steps)
     return grid[moment.steps - moment.index + 1]

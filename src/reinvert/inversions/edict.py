@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source
-from reinvert.level import Level, Moment
+from reinvert.level import Level, Moment, require_signal
 from reinvert.loop import Predictor, State, Step, walk
 from reinvert.trajectory import Kept, Trajectory, spoken
 
@@ -144,7 +144,9 @@ class _Down:
 
 
 def coefficients(level: Level, next_level: Level) -> tuple[float, float]:
-    """(a, b) of x_s = a x_t + b e, from one level to the next."""
+    """(a, b) of x_s = a x_t + b e, from one level to the next; `ReinvertError` where one of them holds no signal."""
+    require_signal(level)
+    require_signal(next_level)
     a = next_level.signal / level.signal
     return a, next_level.noise - a * level.noise
 

@@ -23,14 +23,14 @@ from reinvert.anchor import Anchor
 from reinvert.backbones.base import Backbone
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source
-from reinvert.level import Moment
+from reinvert.level import Moment, Time
 from reinvert.loop import Predictor, State, Step, add_noise, walk
 from reinvert.noise import draws
 from reinvert.steps import ddpm_mean, dpm_mean
 from reinvert.trajectory import Kept, Trajectory, spoken
 
 
-def noised_path(model: Backbone, clean: Tensor, times: tuple[int, ...], seed: int) -> Tensor:
+def noised_path(model: Backbone, clean: Tensor, times: tuple[Time, ...], seed: int) -> Tensor:
     """`clean` [case, channel, h, w], and above it itself noised anew to every level of `times` (noise to clean).
 
     The path is [N + 1, case, channel, h, w]. Its noise is drawn from the clean end upwards, so that a level gets the
@@ -94,7 +94,7 @@ class EditFriendly(Inversion):
         more = {"times": times, "kept": kept, "pulled": pulled, "source_guidance": self.source_guidance}
         return self._trajectory(source, path, **more)
 
-    def _shifts(self, source: Source, path: Tensor, times: tuple[int, ...]) -> Generator[Progress, None, Tensor]:
+    def _shifts(self, source: Source, path: Tensor, times: tuple[Time, ...]) -> Generator[Progress, None, Tensor]:
         """sigma_k z_{k-1}, what leads from the mean at path[k] to path[k - 1], at k - 1: [N, case, channel, h, w]."""
         shifts = torch.zeros_like(path[:-1])
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reinvert.backbones.base import Tally
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source, climb
-from reinvert.level import Moment, Split
+from reinvert.level import Moment
 from reinvert.loop import Predictor, State, walk
 from reinvert.text import Side, Text
 from reinvert.trajectory import spoken
@@ -107,10 +107,10 @@ class _Fit:
             self._learn(x, known, predict, moment)
         self.learned.append(self.phi.clone())
         with torch.no_grad():
-            noise = known if heard == 0 else predict.plain(x, Text(self.phi), moment)
-            assert noise is not None
-            noise = self._guided(noise, known)
-            return replace(state, latents=(Split.of(x, noise, moment.level).at(moment.next_level)[None],))
+            answer = known if heard == 0 else predict.plain(x, Text(self.phi), moment)
+            assert answer is not None
+            split = predict.model.split(x, self._guided(answer, known), moment)
+            return replace(state, latents=(split.at(moment.next_level)[None],))
 
     def _guided(self, learned: Tensor, known: Tensor | None) -> Tensor:
         if known is None:
@@ -125,8 +125,8 @@ class _Fit:
 
         def losses(active: list[int]) -> Tensor:
             said = Text(torch.stack([phis[i] for i in active]))
-            noise = self._guided(predict.plain(x[active], said, moment), None if known is None else known[active])
-            reached = Split.of(x[active], noise, moment.level).at(moment.next_level)
+            answer = self._guided(predict.plain(x[active], said, moment), None if known is None else known[active])
+            reached = predict.model.split(x[active], answer, moment).at(moment.next_level)
             return (reached - goal[active]).square().flatten(1).mean(1)
 
         descend(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
-from reinvert.level import Moment, Split
+from reinvert.level import Moment, Split, Time
 from reinvert.loop import Predictor, State
 
 SMALLEST = 8
@@ -73,7 +73,7 @@ class Regularised(Inversion):
         return self._trajectory(source, path, pulled=pulled)
 
     @staticmethod
-    def _published_times(source: Source) -> tuple[int, ...]:
+    def _published_times(source: Source) -> tuple[Time, ...]:
         """From noise to clean: the lower level of every published step is one below the time it is asked at."""
         grid = list(source.model.times(source.steps)[:-1])
         if len(grid) < 2:
@@ -94,8 +94,8 @@ class _Up:
         return self._moved(state, predict, moment, moment)
 
     def published(self, state: State, predict: Predictor, moment: Moment) -> State:
-        # `ask` is the larger of both times: one above the lower level's.
-        return self._moved(state, predict, moment, replace(moment, s=moment.t + 1))
+        # The timestep is one above the lower level's time.
+        return self._moved(state, predict, moment, moment.asking(moment.t + 1))
 
     def _moved(self, state: State, predict: Predictor, moment: Moment, asked: Moment) -> State:
         noise = predict(state.x, asked).noise

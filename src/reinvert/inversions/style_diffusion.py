@@ -28,7 +28,7 @@ from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Call, Hooks, Kind, Row, Site, sdpa
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source, climb
 from reinvert.inversions.null_text import descend
-from reinvert.level import Moment, Split
+from reinvert.level import Moment
 from reinvert.loop import Predictor, State, walk
 from reinvert.text import Side, Speech, Text
 from reinvert.trajectory import Kept, Trajectory, spoken
@@ -187,11 +187,12 @@ class _Fit:
             scale, shift = self._modulation(self.networks, every)
             self.scales.append(scale)
             self.shifts.append(shift)
-            noise = null
+            answer = null
             if self.guidance != 0:
-                noise = self._guided(self._text(x, predict, (scale, shift), every, moment, None), null)
-            assert noise is not None
-            return replace(state, latents=(Split.of(x, noise, moment.level).at(moment.next_level)[None],))
+                answer = self._guided(self._text(x, predict, (scale, shift), every, moment, None), null)
+            assert answer is not None
+            split = predict.model.split(x, answer, moment)
+            return replace(state, latents=(split.at(moment.next_level)[None],))
 
     def _modulation(self, networks: list[Network], cases: list[int]) -> tuple[Tensor, Tensor]:
         stacked = {name: torch.stack([networks[i][name] for i in cases]) for name in networks[0]}
@@ -201,11 +202,11 @@ class _Fit:
         self, x: Tensor, predict: Predictor, said: tuple[Tensor, Tensor], cases: list[int], moment: Moment,
         watching: Hooks | None,
     ) -> Tensor:  # fmt: skip
-        """The noise of some cases, whose values are modulated; gradients are kept."""
+        """The model's answer to some cases, whose values are modulated; gradients are kept."""
         keys = predict.speech.side(Side.TEXT, 0, moment.index).keys[cases]
         text = Text(keys, keys * said[0] + said[1])
         call = None if watching is None else Call((Row(Side.TEXT, 0),), {}, moment, watching)
-        return predict.model.noise(x[cases][None], text[None], moment.ask, call)[0]
+        return predict.model.answer(x[cases][None], text[None], moment.ask, call)[0]
 
     def _guided(self, text: Tensor, null: Tensor | None) -> Tensor:
         return text if null is None else null + self.guidance * (text - null)
@@ -220,8 +221,8 @@ class _Fit:
         def losses(active: list[int]) -> Tensor:
             distance = _Distance(method.grid, [layer[active] for layer in maps]) if maps else None
             text = self._text(x, predict, self._modulation(leaves, active), active, moment, distance)
-            noise = self._guided(text, None if null is None else null[active])
-            reached = Split.of(x[active], noise, moment.level).at(moment.next_level)
+            answer = self._guided(text, None if null is None else null[active])
+            reached = predict.model.split(x[active], answer, moment).at(moment.next_level)
             loss = (reached - goal[active]).square().flatten(1).mean(1)
             return loss if distance is None else loss + method.attention * distance.total
 
