@@ -1,8 +1,16 @@
-"""What the engine asks of a model family. A new family is one file that fills this protocol."""
+"""What the engine asks of a model, and what a model family is.
+
+A new family is one file in this package (or in one of your own, with an entry point in `reinvert.backbones`) that fills
+`Backbone` and ends in one constant, `FAMILY`. The laws of `tests/contract` run on its tiny model.
+
+A backbone answers with what its network predicts by nature (noise, v, a velocity) and splits latents by such answers;
+guidance, editors and learning act on answers, and no method divides by a signal that may not be there. Latents are
+never packed outside a backbone, and what its network wants beside them and the text (sizes, positions) it knows itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -44,6 +52,14 @@ class Fingerprint:
         return all(abs(a - b) <= 0.02 * max(abs(a), abs(b)) + 1e-3 for a, b in pairs)
 
 
+@dataclass(frozen=True)
+class Usual:
+    """What is usual for a model where the user says nothing: steps of a run, and the guidance scale of an edit."""
+
+    steps: int = 50
+    guidance: float = 7.5
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """A pretrained model that the loop can walk.
@@ -59,10 +75,21 @@ class Backbone(Protocol):
     tokenizer: Any
     tally: Tally
     image_size: int
+    """Usual height and width of a picture, in pixels."""
     multiple: int
+    """Height and width of a picture are multiples of this."""
     latent_shape: tuple[int, int, int]
     """Channels, height and width of the latents of a picture of the usual size."""
+    factor: int
+    """Pixels a side of one cell of the latents."""
     schedule: str
+    """What decides the levels and grids; two models that share it can share trajectories."""
+    usual: Usual
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The denoiser, whose modules `layers` and an editor's `features` name."""
+        ...
 
     def times(self, steps: int, offset: int | None = None) -> tuple[Time, ...]:
         """steps + 1 times from noise to clean, ending with `level.FINAL`; `offset` shifts the grid where a method
@@ -108,3 +135,25 @@ class Backbone(Protocol):
     def layers(self) -> tuple[Layer, ...]: ...
 
     def fingerprint(self) -> Fingerprint: ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model: which checkpoints in diffusers format it reads, and how.
+
+    `parts` are the folders of a checkpoint that are loaded, with the class names that each may have (those of
+    `model_index.json`); a part in `optional` may be missing there. `pipelines` are the `_class_name`s that decide where
+    parts alone would fit several families.
+    """
+
+    title: str
+    """What its models are called, in messages."""
+    pipelines: tuple[str, ...]
+    parts: Mapping[str, tuple[str, ...]]
+    open: Callable[[Mapping[str, Any], Mapping[str, Any], str], Backbone]
+    """(loaded parts, the scheduler's configuration, the name to show) -> the model."""
+    tiny: Callable[[], Backbone]
+    """A tiny random model in float64, made in code, on which the laws run."""
+    optional: frozenset[str] = frozenset()
+    half: torch.dtype = torch.float16
+    """The dtype that `auto` means on an accelerator."""

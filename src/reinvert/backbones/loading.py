@@ -1,30 +1,29 @@
 """Loading a backbone: a bundled name, a local folder in diffusers format, or a Hub id.
 
-Only safetensors are read and no remote code is run.
+Which family reads a model is decided by the class names in its index. Only safetensors are read and no remote code is
+run.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import pkgutil
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from reinvert.backbones.base import Backbone
+from reinvert.backbones.base import Backbone, Family
 from reinvert.errors import ReinvertError
 
 BUNDLED = {"picturebook": Path(__file__).parent.parent / "picturebook" / "model"}
-COMPONENTS = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-}
 DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -48,29 +47,32 @@ def load(
     `revision` may name a branch, tag or commit). `device` "auto" takes CUDA, then MPS, then the CPU; `dtype` "auto" is
     float16 on CUDA and float32 elsewhere. Raises `ReinvertError` with one sentence for anything that is missing.
     """
-    where = pick_device(device)
-    kind = pick_dtype(dtype, where)
-    folder = _folder(str(name), revision)
-    index = _index(folder, str(name))
+    where, shown = pick_device(device), str(name)
+    folder = _folder(shown, revision)
+    index = _json(folder / "model_index.json", shown)
+    family = family_of(index, shown)
+    kind = pick_dtype(dtype, where, family.half)
+    present = [part for part in family.parts if _class_of(index, part) is not None]
     with _quiet():
-        parts = {part: _component(folder, part, str(name), kind) for part in COMPONENTS}
-        for part in ("unet", "vae", "text_encoder"):
-            # Many VAEs overflow in float16; their configuration says so.
-            full = part == "vae" and kind == torch.float16 and parts[part].config.get("force_upcast", True)
-            parts[part].to(where, torch.float32 if full else kind)
-    from reinvert.backbones.stable_diffusion import StableDiffusion
-
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json", str(name)) if "scheduler" in index else {}
-    shown = str(name) if str(name) in BUNDLED or not Path(name).exists() else Path(name).name
-    return StableDiffusion(**parts, scheduler=scheduler, name=shown)
+        parts = {part: _component(folder, part, index, shown, kind) for part in present}
+        for part, loaded in parts.items():
+            if isinstance(loaded, torch.nn.Module):
+                # Many VAEs overflow in float16; their configuration says so.
+                full = part == "vae" and kind == torch.float16 and cast(Any, loaded).config.get("force_upcast", True)
+                loaded.to(where, torch.float32 if full else kind)
+    scheduler = _json(folder / "scheduler" / "scheduler_config.json", shown) if "scheduler" in index else {}
+    if shown not in BUNDLED and Path(name).exists():
+        shown = Path(name).name
+    return family.open(parts, scheduler, shown)
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
     """The tokenizer of a model alone: enough to check and explain prompts, in a fraction of `load`'s time."""
     folder = _folder(str(name), revision)
-    _index(folder, str(name))
+    index = _json(folder / "model_index.json", str(name))
+    family_of(index, str(name))
     with _quiet():
-        return _component(folder, "tokenizer", str(name), torch.float32)
+        return _component(folder, "tokenizer", index, str(name), torch.float32)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -88,12 +90,12 @@ def pick_device(device: str | torch.device) -> torch.device:
     return picked
 
 
-def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The network's dtype; "auto" is float16 on CUDA and float32 elsewhere."""
+def pick_dtype(dtype: str | torch.dtype, device: torch.device, half: torch.dtype = torch.float16) -> torch.dtype:
+    """The network's dtype; "auto" is the family's usual `half` on CUDA and float32 elsewhere."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        return half if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:
         raise ReinvertError(f"there is no dtype {dtype!r}; use auto, float32, bfloat16 or float16")
     return DTYPES[dtype]
@@ -132,9 +134,11 @@ def _download(name: str, revision: str | None) -> Path:
         RepositoryNotFoundError,
     )
 
-    folders = (*COMPONENTS, "scheduler")
-    wanted = ["model_index.json", *(f"{part}/*.{end}" for part in folders for end in ("json", "txt"))]
-    weights = [f"{part}/{stem}.safetensors" for part in COMPONENTS for stem in ("diffusion_pytorch_model", "model")]
+    folders = component_folders()
+    texts = ("json", "txt", "model")  # configurations, vocabularies, sentencepiece models
+    wanted = ["model_index.json", *(f"{part}/*.{end}" for part in folders for end in texts)]
+    stems = ("diffusion_pytorch_model", "model")
+    weights = [f"{part}/{stem}{n}.safetensors" for part in folders for stem in stems for n in ("", "-*-of-*")]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[*wanted, *weights]))
     except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as error:
@@ -151,51 +155,92 @@ def _json(path: Path, name: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
-        missing = path.relative_to(path.parents[1]) if path.parent.name in (*COMPONENTS, "scheduler") else path.name
+        missing = path.relative_to(path.parents[1]) if path.parent.name in component_folders() else path.name
         raise ReinvertError(f"{name} is not a complete model in diffusers format: {missing} is missing") from error
     except (OSError, ValueError) as error:
         raise ReinvertError(f"{name} is not a model in diffusers format: {path.name} cannot be read") from error
 
 
-def _index(folder: Path, name: str) -> dict[str, Any]:
-    index = _json(folder / "model_index.json", name)
-    for part, classes in COMPONENTS.items():
-        found = (index.get(part) or [None, None])[1]
+# --- families --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every model family by name: this package's files, and other packages' entry points in `reinvert.backbones`."""
+    package = import_module("reinvert.backbones")
+    modules = {m.name: f"reinvert.backbones.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
+    known: dict[str, Family] = {}
+    for name, module in sorted(modules.items()):
+        # The machinery of this package is no family.
+        family = getattr(import_module(module), "FAMILY", None)
+        if family is not None:
+            known[name] = family
+    return known | {point.name: point.load() for point in entry_points(group="reinvert.backbones")}
+
+
+def component_folders() -> tuple[str, ...]:
+    """The folders of a checkpoint that any family reads."""
+    parts = {part: None for family in families().values() for part in family.parts}
+    return (*parts, "scheduler")
+
+
+def family_of(index: Mapping[str, Any], name: str) -> Family:
+    """The family that reads a model with this `model_index.json`; `ReinvertError` if there is none."""
+    known = list(families().values())
+    pipeline = index.get("_class_name", "something else")
+    named = [family for family in known if pipeline in family.pipelines]
+    fitting = [family for family in (*named, *known) if _misfit(family, index, name) is None]
+    if fitting:
+        return fitting[0]
+    # Explained by the family that it is nearest to.
+    nearest = named[0] if named else max(known, key=lambda f: sum(_class_of(index, p) in f.parts[p] for p in f.parts))
+    raise ReinvertError(f"{_misfit(nearest, index, name)}; reinvert reads {', '.join(f.title for f in known)}")
+
+
+def _class_of(index: Mapping[str, Any], part: str) -> str | None:
+    entry = index.get(part)
+    return entry[1] if isinstance(entry, list | tuple) and len(entry) == 2 else None
+
+
+_DECIDING = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+"""Parts that a family must know; any other (a safety checker, say) may lie beside those it reads."""
+
+
+def _misfit(family: Family, index: Mapping[str, Any], name: str) -> str | None:
+    """Why a family does not read a model, or None."""
+    for part, classes in family.parts.items():
+        found = _class_of(index, part)
         if found is None:
-            kind = index.get("_class_name", "something else")
-            raise ReinvertError(
-                f"{name} has no {part}: it is a {kind}, and reinvert reads Stable Diffusion 1.x and 2.x"
-            )
-        if found not in classes:
-            raise ReinvertError(
-                f"the {part} of {name} is a {found}, not a {classes[0]}; reinvert reads Stable Diffusion 1.x and 2.x"
-            )
-    if index.get("text_encoder_2"):
-        raise ReinvertError(f"{name} is a Stable Diffusion XL model; reinvert reads Stable Diffusion 1.x and 2.x")
-    return index
+            if part not in family.optional:
+                return f"{name} has no {part}: it is a {index.get('_class_name', 'something else')}"
+        elif found not in classes:
+            return f"the {part} of {name} is a {found}, not a {classes[0]}"
+    for part in _DECIDING:
+        if part not in family.parts and _class_of(index, part) is not None:
+            kind = "Stable Diffusion XL model" if part == "text_encoder_2" else index.get("_class_name", "other model")
+            return f"{name} is a {kind}"
+    return None
 
 
-def _component(folder: Path, part: str, name: str, dtype: torch.dtype) -> Any:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    path = folder / part
+def _component(folder: Path, part: str, index: Mapping[str, Any], name: str, dtype: torch.dtype) -> Any:
+    path, made = folder / part, str(_class_of(index, part))
     if not path.is_dir():
         raise ReinvertError(f"{name} is not a complete model in diffusers format: the folder {part} is missing")
+    library = import_module(index[part][0] if index[part][0] in ("diffusers", "transformers") else "diffusers")
+    stem = "model" if library.__name__ == "transformers" else "diffusion_pytorch_model"
     try:
-        if part == "tokenizer":
-            return CLIPTokenizer.from_pretrained(path)
-        classes: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-        stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        if "Tokenizer" in made:
+            return getattr(library, made).from_pretrained(path)
         variant = None if list(path.glob(f"{stem}*.safetensors")) != list(path.glob("*.fp16*.safetensors")) else "fp16"
         if not list(path.glob("*.safetensors")):
             raise ReinvertError(
                 f"{name} has no safetensors weights in {part}; reinvert never loads pickles, so save it again with "
                 "safe_serialization=True"
             )
-        slow = {} if part == "text_encoder" else {"low_cpu_mem_usage": False}
-        made = classes[part].from_pretrained(path, torch_dtype=dtype, use_safetensors=True, variant=variant, **slow)
-        return made
+        slow = {} if library.__name__ == "transformers" else {"low_cpu_mem_usage": False}
+        return getattr(library, made).from_pretrained(
+            path, torch_dtype=dtype, use_safetensors=True, variant=variant, **slow
+        )
     except ReinvertError:
         raise
     except Exception as error:  # whatever a broken file makes the libraries raise

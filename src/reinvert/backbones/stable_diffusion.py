@@ -19,11 +19,12 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from reinvert.backbones import tiny
 from reinvert.backbones.attention import Carried, attention_layers, ruled
-from reinvert.backbones.base import Fingerprint, Tally
+from reinvert.backbones.base import Family, Fingerprint, Tally, Usual
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
@@ -46,7 +47,7 @@ class StableDiffusion:
         for network in (unet, vae, text_encoder):
             network.requires_grad_(False).eval()
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
-        self.name, self.tally = name, Tally()
+        self.name, self.tally, self.usual = name, Tally(), Usual()
         self.device, self.dtype = cast(torch.device, unet.device), cast(torch.dtype, unet.dtype)
         # The pipelines of diffusers force steps_offset to 1 and clip_sample to False; so did every published run.
         self._scheduler: Any = DDIMScheduler.from_config(
@@ -70,6 +71,10 @@ class StableDiffusion:
         self._layers = attention_layers(unet)
         self._attending = False
         self._call: Call | None = None
+
+    @property
+    def network(self) -> torch.nn.Module:
+        return self.unet
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -179,3 +184,38 @@ class StableDiffusion:
         picked = tensors[:: max(1, len(tensors) // 32)]
         probe = tuple(round(float(p.detach().float().flatten()[:4096].abs().mean()), 6) for p in picked)
         return Fingerprint(hashlib.sha256(repr(shapes).encode()).hexdigest()[:16], probe)
+
+
+def _tiny() -> StableDiffusion:
+    """16 x 16 latents of 3 channels, 32 x 32 pixels, 16 tokens; attention of both kinds on grids of 16 and 8."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        norm_num_groups=4,
+        cross_attention_dim=12,
+        attention_head_dim=2,
+    )
+    tokenizer = tiny.clip_tokenizer()
+    parts = {"unet": unet, "vae": tiny.vae(3), "text_encoder": tiny.clip_text(tokenizer, 12), "tokenizer": tokenizer}
+    tiny.peak(unet)
+    return StableDiffusion(**tiny.wide(parts), scheduler=tiny.SCHEDULE, name="tiny-stable-diffusion")
+
+
+FAMILY = Family(
+    title="Stable Diffusion 1.x and 2.x",
+    pipelines=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
+    parts={
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("CLIPTextModel",),
+        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    },
+    open=lambda parts, scheduler, name: StableDiffusion(**parts, scheduler=scheduler, name=name),
+    tiny=_tiny,
+)

@@ -267,7 +267,7 @@ def weights_of(model: str) -> str:
 
     Reads the whole weights once (seconds for gigabytes; they are read into memory anyway)."""
     folder = loading._folder(model, None)  # pyright: ignore[reportPrivateUsage]  # finds bundled, local and Hub models
-    parts = [folder / part for part in (*loading.COMPONENTS, "scheduler")]
+    parts = [folder / part for part in loading.component_folders()]
     told = hashlib.sha256()
     for path in sorted(file for part in parts for file in part.glob("*") if file.suffix in (".safetensors", ".json")):
         with path.open("rb") as file:
