@@ -31,14 +31,9 @@ def model(request):
     return request.getfixturevalue(request.param)
 
 
-def latents(model) -> torch.Size:
-    side = torch.zeros(1, 3, model.image_size, model.image_size)
-    return model.encode(side).shape[1:]
-
-
 @pytest.fixture(scope="module")
 def x(model) -> torch.Tensor:
-    return torch.randn(4, 2, *latents(model), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.randn(4, 2, *model.latent_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
