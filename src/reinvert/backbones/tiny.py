@@ -51,10 +51,11 @@ def clip_text(tokenizer: Any, width: int, projection: int = 0, seed: int = 0) ->
     return encoder
 
 
-def vae(channels: int, levels: int = 2, seed: int = 0, **more: Any) -> Any:
+def vae(channels: int, levels: int = 2, seed: int = 0, scaling_factor: float = 2.5, **more: Any) -> Any:
     """An autoencoder of latents with `channels`, whose cells are 2 ** (levels - 1) pixels a side."""
     torch.manual_seed(seed)
-    return AutoencoderKL(
+    kind: Any = AutoencoderKL  # whose annotations take one level only
+    return kind(
         block_out_channels=(8,) * levels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -62,7 +63,8 @@ def vae(channels: int, levels: int = 2, seed: int = 0, **more: Any) -> Any:
         layers_per_block=1,
         norm_num_groups=4,
         sample_size=16 * 2 ** (levels - 1),
-        **{"scaling_factor": 2.5, **more},
+        scaling_factor=scaling_factor,
+        **more,
     )
 
 
