@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import subprocess
+import sys
+import typing
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +18,10 @@ from reinvert.editors.p2p import P2P
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion
 from reinvert.inversions.direct import Direct
+from reinvert.trained.base import Trained
 
 GROUPS = ("inversions", "editors")
+EVERY = [(group, name) for group in (*GROUPS, "trained") for name in registry.names(group)]
 ALL = [(group, name) for group in GROUPS for name in registry.names(group)]
 
 
@@ -107,3 +115,37 @@ def test_methods_of_other_packages_join_by_entry_point(monkeypatch) -> None:
 def test_methods_do_not_change() -> None:
     with pytest.raises(AttributeError):
         Direct().strength = 2.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("group", "name"), EVERY)
+def test_a_page_says_what_its_class_says(group, name) -> None:
+    """The source that is read without importing it, held against the dataclass itself."""
+    cls = registry.find(group, name)
+    assert registry.schema(group, name) == registry.arguments(cls)
+    told = registry.describe(group, name)
+    assert told.title == (inspect.getdoc(cls) or "").split("\n")[0]
+    module = inspect.getdoc(inspect.getmodule(cls)) or ""
+    assert told.sentence == module.split("\n\n")[0].replace("\n", " ")
+    base = {"inversions": Inversion, "editors": Editor, "trained": Trained}[group]
+    for which in class_variables(base):
+        if isinstance(getattr(cls, which), property):
+            continue
+        assert registry.variable(group, name, which) == getattr(cls, which), which
+
+
+def class_variables(cls: type) -> set[str]:
+    return {n for n, hint in typing.get_type_hints(cls).items() if typing.get_origin(hint) is typing.ClassVar}
+
+
+def test_pages_are_read_without_torch() -> None:
+    """All of them, in a process of its own."""
+    read = (
+        "import sys; from reinvert import registry; "
+        "[registry.describe(g, n) for g in ('inversions', 'editors', 'trained') for n in registry.names(g)]; "
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    path = os.pathsep.join([str(Path(registry.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    assert (
+        subprocess.run([sys.executable, "-c", read], env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+        == 0
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 
 def one_line(text: str) -> str:
@@ -17,6 +19,12 @@ def one_line(text: str) -> str:
 def is_text(text: str) -> bool:
     """Whether a text can be written as UTF-8 and moves no cursor: it has no half and no control characters."""
     return all(unicodedata.category(sign) not in ("Cc", "Cs") for sign in text)
+
+
+def meant(given: str, known: Iterable[str], otherwise: str, most: int = 1) -> str:
+    """The end of a sentence about a name that there is not: what was probably meant, or what there is."""
+    near = difflib.get_close_matches(given[:100], list(known), most, 0.6)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 class ReinvertError(ValueError):

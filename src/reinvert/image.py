@@ -14,15 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from reinvert.errors import ReinvertError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Picture: TypeAlias = Image.Image
 """A PIL picture; what the functions below return is always mode RGB, masks are mode L."""
@@ -401,6 +402,8 @@ def to_tensor(images: Picture | Sequence[Picture]) -> Tensor:
 
     Raises `ReinvertError` for an empty list or pictures of different sizes.
     """
+    import torch  # here, for only tensors need it: drawing and every refusal answer before it is loaded
+
     pictures = [as_rgb(image) for image in ([images] if isinstance(images, Image.Image) else images)]
     sizes = sorted({picture.size for picture in pictures})
     if len(sizes) != 1:
@@ -418,6 +421,8 @@ def to_image(tensor: Tensor) -> Picture:
 
     Raises `ReinvertError` for another shape or for values that are not finite.
     """
+    import torch
+
     if tensor.ndim != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
         raise ReinvertError(f"a tensor of shape {list(tensor.shape)} is no picture: pass [3, height, width].")
     values = tensor.detach().cpu()

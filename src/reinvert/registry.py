@@ -1,4 +1,5 @@
-"""Finds methods by name: the file name is the name. Nothing is imported until it is asked for.
+"""Finds methods by name: the file name is the name. Nothing is imported until it is asked for; what a method says of
+itself (`describe`, `schema`) is read from its page without importing it.
 
 Methods of other packages join through the entry-point groups `reinvert.inversions`, `reinvert.editors` and
 `reinvert.trained`. A method's dataclass fields are its schema: CLI flags, UI widgets and report columns are made from
@@ -14,7 +15,7 @@ import pkgutil
 import re
 import textwrap
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib import import_module
@@ -22,14 +23,16 @@ from importlib.metadata import entry_points
 from itertools import pairwise
 from typing import Any, Literal, cast
 
-from reinvert.editors.base import Editor
 from reinvert.errors import ReinvertError
 from reinvert.files import check_value, shown
-from reinvert.inversions.base import Inversion
-from reinvert.trained.base import Trained
+from reinvert.pages import Page, read_page
 
 Group = Literal["inversions", "editors", "trained"]
-_BASES: dict[Group, type] = {"inversions": Inversion, "editors": Editor, "trained": Trained}
+_BASES: dict[Group, tuple[str, str]] = {
+    "inversions": ("reinvert.inversions.base", "Inversion"),
+    "editors": ("reinvert.editors.base", "Editor"),
+    "trained": ("reinvert.trained.base", "Trained"),
+}
 
 # "Title, year, arXiv id" at the start of a sentence.
 _PAPER = re.compile(r"(?:^|\. )(?P<title>(?:(?!\. ).)*?), (?P<year>\d{4}), arXiv (?P<id>\d{4}\.\d{4,5})")
@@ -47,7 +50,10 @@ class Argument:
 
 @dataclass(frozen=True)
 class Method:
-    """What `reinvert methods` shows: one sentence, the papers (title, year, arXiv id), needs and arguments."""
+    """What `reinvert methods` shows: one sentence, the papers (title, year, arXiv id), needs and arguments.
+
+    `title` is the first line of the class's own docstring.
+    """
 
     name: str
     group: Group
@@ -56,6 +62,7 @@ class Method:
     needs: str
     arguments: tuple[Argument, ...]
     when: str = ""
+    title: str = ""
 
 
 def names(group: Group) -> tuple[str, ...]:
@@ -65,44 +72,62 @@ def names(group: Group) -> tuple[str, ...]:
 
 def find(group: Group, name: str) -> type[Any]:
     """The class behind a name; an unknown name is answered with the nearest ones."""
-    points = _points(group)  # read once: it means reading the metadata of every installed package
+    points = _points(group)
     if name in points:
         return cast(type[Any], points[name].load())
-    if name not in _own(group):
-        known = names(group)
-        near = difflib.get_close_matches(name, known, 3, 0.4) or list(known)
-        kind = "trained editor" if group == "trained" else group.removesuffix("s")
-        raise ReinvertError(f"there is no {kind} '{shown(name)}'; did you mean {' or '.join(near)}?")
+    check_known(group, name)
     module = import_module(f"reinvert.{group}.{name}")
-    base = _BASES[group]
+    where, called = _BASES[group]
+    base: type[Any] = getattr(import_module(where), called)
     found = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
     return next(c for c in found if issubclass(c, base))
 
 
-def _own(group: Group) -> set[str]:
+def check_known(group: Group, name: str) -> None:
+    """Raise `ReinvertError`, naming the nearest methods, unless there is one of that name."""
+    known = names(group)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, 0.4) or list(known)
+        kind = "trained editor" if group == "trained" else group.removesuffix("s")
+        raise ReinvertError(f"there is no {kind} '{shown(name)}'; did you mean {' or '.join(near)}?")
+
+
+@cache
+def _own(group: Group) -> frozenset[str]:
     package = import_module(f"reinvert.{group}")
-    return {m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base"}
+    return frozenset(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base")
 
 
 def _points(group: Group) -> dict[str, Any]:
-    return {point.name: point for point in entry_points(group=f"reinvert.{group}")}
+    return _read_points(entry_points, f"reinvert.{group}")
+
+
+@cache
+def _read_points(read: Callable[..., Any], group: str) -> dict[str, Any]:
+    """Once per process: it means reading the metadata of every installed package."""
+    return {point.name: point for point in read(group=group)}
 
 
 def make(group: Group, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
     """An instance; unknown, missing and mistyped arguments are named in one sentence. A list is taken for a tuple."""
     cls = find(group, name)
-    known = typing.get_type_hints(cls)
-    values = {given: _tupled(value) for given, value in (arguments or {}).items()}
+    values = checked(group, name, arguments)
     needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
     missing = [field for field in needed if field not in values]
     if missing:
         raise ReinvertError(f"{name} needs the argument {missing[0]}")
-    names = [f.name for f in fields(cls)]
-    for given, value in values.items():
-        if given not in names:
-            raise ReinvertError(f"{name} has no argument '{shown(given)}'; it has {', '.join(names) or 'none'}")
-        values[given] = check_value(known[given], value, f"{given} of {name}")
     return cls(**values)
+
+
+def checked(group: Group, name: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The arguments as the method takes them: their names and types are checked, without importing it."""
+    known = {argument.name: argument.type for argument in schema(group, name)}
+    values = {given: _tupled(value) for given, value in (arguments or {}).items()}
+    for given, value in values.items():
+        if given not in known:
+            raise ReinvertError(f"{name} has no argument '{shown(given)}'; it has {', '.join(known) or 'none'}")
+        values[given] = check_value(known[given], value, f"{given} of {name}")
+    return values
 
 
 def _tupled(value: Any) -> Any:
@@ -124,13 +149,39 @@ def arguments(cls: type[Any]) -> tuple[Argument, ...]:
     return tuple(made)
 
 
+def schema(group: Group, name: str) -> tuple[Argument, ...]:
+    """The arguments of a registered method, read from its page: the same as `arguments(find(group, name))`."""
+    if name in _points(group):
+        return arguments(find(group, name))
+    fields_of = _page(group, name).fields
+    return tuple(Argument(n, f.type, None if f.default is MISSING else f.default, f.help) for n, f in fields_of.items())
+
+
+def variable(group: Group, name: str, which: str) -> Any:
+    """A class variable of a registered method, such as `draws_start`, read from its page."""
+    variables = {} if name in _points(group) else _page(group, name).variables
+    return variables[which] if which in variables else getattr(find(group, name), which)
+
+
 def describe(group: Group, name: str) -> Method:
     """What is told about a method, read from its page: the module docstring and the dataclass."""
-    cls = find(group, name)
-    text = inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or ""
+    if name in _points(group):
+        cls = find(group, name)
+        texts = inspect.getdoc(inspect.getmodule(cls)) or "", inspect.getdoc(cls) or ""
+        needs, when = cls.needs, cls.when
+    else:
+        page = _page(group, name)
+        texts, needs, when = (page.module_doc, page.class_doc), page.variables["needs"], page.variables["when"]
+    text = texts[0] or texts[1]
     prose = [" ".join(part.split()) for part in text.split("\n\n") if not part.startswith(" ")]
     papers = tuple(f"{m['title']} ({m['year']}, arXiv {m['id']})" for part in prose for m in _PAPER.finditer(part))
-    return Method(name, group, text.split("\n\n")[0].replace("\n", " "), papers, cls.needs, arguments(cls), cls.when)
+    sentence, title = text.split("\n\n")[0].replace("\n", " "), texts[1].split("\n")[0]
+    return Method(name, group, sentence, papers, needs, schema(group, name), when, title)
+
+
+def _page(group: Group, name: str) -> Page:
+    check_known(group, name)
+    return read_page(f"reinvert.{group}.{name}", *_BASES[group])
 
 
 @cache

@@ -24,15 +24,12 @@ from reinvert.anchor import Anchor
 from reinvert.backbones.base import Backbone, Fingerprint
 from reinvert.errors import ReinvertError
 from reinvert.files import refusal, shown
-from reinvert.files.trajectory import FORMAT, TrajectoryHeader, read_header
+from reinvert.files.trajectory import FORMAT, SUFFIX, TrajectoryHeader, read_header
 from reinvert.hooks import Hooks
 from reinvert.image import MAX_ASPECT, Write, atomic_write
 from reinvert.level import Moment, Time
 from reinvert.loop import Guidance, State, Step, walk
 from reinvert.text import Speech, Text
-
-SUFFIX = ".trajectory.safetensors"
-
 
 Kept = tuple[Literal["one", "step", "level"], Literal["latent", "text"]]
 """The shape of a tensor that an inversion needs again: its first axis (`one` entry, one a `step`, or one a `level`,

@@ -30,19 +30,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reinvert.errors import ReinvertError
+from reinvert.fields import DEFAULT, Number, Share
 
 Kind: TypeAlias = Literal["replace", "refine"] | None
 """How the target reads the source's maps: word by word, by aligned token, or (None) position by position."""
 
 Compat: TypeAlias = Literal["correct", "published"]
-
-Number: TypeAlias = int | float
-
-Share: TypeAlias = Number | tuple[Number, Number]
-"""A part of the run: `0.4` is its first 40 %, `(0.2, 0.9)` what lies between."""
-
-DEFAULT = "default_"
-"""The key, in windows given word by word, of all other words."""
 
 _TRAILING = ".,;:!?)]}\"'…’”"
 

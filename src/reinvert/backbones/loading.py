@@ -22,16 +22,7 @@ import torch
 
 from reinvert.backbones.base import Backbone, Family
 from reinvert.errors import ReinvertError
-
-BUNDLED = {"picturebook": Path(__file__).parent.parent / "picturebook" / "model"}
-DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
+from reinvert.models import BUNDLED, DTYPES, check_device, check_dtype, check_name
 
 
 def load(
@@ -79,12 +70,12 @@ def pick_device(device: str | torch.device) -> torch.device:
     """A torch device; "auto" is the best one at hand."""
     if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        picked = torch.device(device)
-    except RuntimeError as error:
-        raise ReinvertError(f"there is no device {device!r}; use auto, cpu, cuda or cuda:0") from error
+    check_device(str(device))
+    picked = torch.device(device)
     if picked.type == "cuda" and not torch.cuda.is_available():
         raise ReinvertError("no CUDA device can be used here; leave --device at auto, or use cpu")
+    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
+        raise ReinvertError(f"there is no {picked}: this machine's are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     if picked.type == "mps" and not torch.backends.mps.is_available():
         raise ReinvertError("no MPS device can be used here; leave --device at auto, or use cpu")
     return picked
@@ -96,9 +87,8 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device, half: torch.dtype
         return dtype
     if dtype == "auto":
         return half if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise ReinvertError(f"there is no dtype {dtype!r}; use auto, float32, bfloat16 or float16")
-    return DTYPES[dtype]
+    check_dtype(dtype)
+    return getattr(torch, DTYPES[dtype])
 
 
 def _folder(name: str, revision: str | None) -> Path:
@@ -109,18 +99,9 @@ def _folder(name: str, revision: str | None) -> Path:
                 "python -m reinvert.picturebook.train"
             )
         return BUNDLED[name]
+    check_name(name)
     if Path(name).is_dir():
         return Path(name)
-    if Path(name).exists():
-        raise ReinvertError(
-            f"{name} is a file; reinvert loads folders in diffusers format (convert single-file checkpoints with "
-            "diffusers first)"
-        )
-    parts = name.split("/")
-    if len(parts) != 2 or not all(parts) or name.startswith((".", "~", "/")):
-        raise ReinvertError(
-            f"there is no model {name!r}; give picturebook, a folder in diffusers format, or a Hub id like org/model"
-        )
     return _download(name, revision)
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from reinvert.cli.values import whole
 from reinvert.errors import ReinvertError
-from reinvert.metrics.base import Mode
 
 if TYPE_CHECKING:
     from reinvert.bench.scoring import Run
     from reinvert.bench.table import Table
+    from reinvert.metrics.base import Mode
 
 MODES: tuple[Mode, ...] = ("compat", "strict")
 FORMATS = ("csv", "parquet", "latex", "markdown", "html")

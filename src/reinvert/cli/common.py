@@ -7,20 +7,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from PIL import Image
 
-from reinvert import verbs
-from reinvert.backbones import Backbone, load
-from reinvert.backbones.loading import BUNDLED
 from reinvert.cli.output import file_record, read_sidecar
 from reinvert.cli.progress import waiting
 from reinvert.cli.values import number, whole
 from reinvert.differences import psnr
 from reinvert.errors import ReinvertError
+from reinvert.files import shown
+from reinvert.files.trajectory import SUFFIX
 from reinvert.image import FitMode, open_image, to_image
-from reinvert.trajectory import SUFFIX, Trajectory
+from reinvert.models import BUNDLED, check_device, check_dtype, check_name
+
+if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are answered before
+    from reinvert.backbones import Backbone
+    from reinvert.trajectory import Trajectory
 
 DEFAULT_MODEL: Final = "picturebook"
 
@@ -35,6 +38,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 [auto]")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def check_model_options(args: argparse.Namespace) -> None:
+    """Refuse names of models, devices and dtypes that there cannot be, before torch is loaded."""
+    if getattr(args, "model", None) is not None:
+        check_name(args.model)
+    check_device(args.device)
+    check_dtype(args.dtype)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +94,10 @@ def open_given(args: argparse.Namespace) -> Given:
     for option in ("fit", "inversion"):
         if getattr(args, option, None) is not None:
             raise ReinvertError(f"--{option} was settled when {path.name} was made; leave it out, or invert again")
+    if not path.is_file():
+        raise ReinvertError(f"{shown(path)} does not exist; write one with `reinvert invert`")
+    from reinvert.trajectory import Trajectory
+
     trajectory = Trajectory.load(path)
     if len(trajectory.prompts) != 1:
         raise ReinvertError(f"{path.name} holds {len(trajectory.prompts)} pictures; here it takes one of them")
@@ -112,6 +127,8 @@ def model_name(args: argparse.Namespace, given: Given | None = None) -> str:
 
 def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone:
     """Load the chosen model, and say so if the picture is not one for it."""
+    from reinvert.backbones import load
+
     name = model_name(args, given)
     with waiting(f"loading {name}", args.quiet):
         model = load(name, args.device, args.dtype)
@@ -132,6 +149,8 @@ def _warn_of_photograph(name: str, model: Backbone, picture: Image.Image, fit: F
 
 def round_trip(model: Backbone, picture: Image.Image, fit: FitMode) -> tuple[Image.Image, Image.Image]:
     """The picture as the model is given it, and what the VAE alone makes of it."""
+    from reinvert import verbs
+
     prepared = verbs.prepare(model, [picture], fit)
     return prepared.pictures[0], to_image(model.decode(prepared.latents)[0])
 

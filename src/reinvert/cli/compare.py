@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from reinvert import registry, verbs
+from reinvert import registry
 from reinvert.cli.common import load_model, model_name, tell
-from reinvert.cli.explain import check_words
 from reinvert.cli.flags import Chosen
 from reinvert.cli.output import provenance, write_picture
 from reinvert.cli.progress import progress_bar
-from reinvert.editors.base import Editor
-from reinvert.errors import ReinvertError
+from reinvert.errors import ReinvertError, meant
+from reinvert.files import shown
 from reinvert.image import contact_sheet
-from reinvert.inversions.base import Inversion
-from reinvert.trajectory import Trajectory
+from reinvert.registry import Group
 
-if TYPE_CHECKING:
-    from reinvert.cli.edit import Job
+if TYPE_CHECKING:  # they import torch
+    from reinvert import verbs
+    from reinvert.cli.job import Job
+    from reinvert.editors.base import Editor
+    from reinvert.inversions.base import Inversion
+    from reinvert.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -33,33 +35,45 @@ class Column:
     editors: tuple[Editor, ...]
 
 
-def columns(job: Job, chosen: Chosen) -> list[Column]:
-    """What each name stands for: an inversion, editors, or both; the part it does not name is the command's own."""
+def parts_of(job: Job) -> list[tuple[str, str | None, str]]:
+    """(name, inversion, editors) of each column; the part that a name leaves out is the command's own."""
     inversions, editors = registry.names("inversions"), registry.names("editors")
-    made: list[Column] = []
+    found: list[tuple[str, str | None, str]] = []
     for name in job.args.compare:
         parts = [part.strip() for part in name.split("+")]
         for part in parts:
             if part not in (*inversions, *editors):
-                raise ReinvertError(
-                    f"there is no method {part!r} to compare; the inversions are {', '.join(inversions)}, "
-                    f"the editors {', '.join(editors)}"
-                )
+                known = f"the inversions are {', '.join(inversions)}, the editors {', '.join(editors)}"
+                hint = meant(part, (*inversions, *editors), known, 2)
+                raise ReinvertError(f"there is no method '{shown(part)}' to compare; {hint}")
         inverts = [part for part in parts if part in inversions]
         edits = [part for part in parts if part not in inversions]
         if len(inverts) > 1:
-            raise ReinvertError(f"{name!r} names two inversions; an edit has one")
+            raise ReinvertError(f"'{shown(name)}' names two inversions; an edit has one")
         if inverts and job.given.trajectory is not None:
             raise ReinvertError("a trajectory has been inverted already; compare editors, or give the picture itself")
-        inversion = inverts[0] if inverts else job.args.inversion
-        made.append(Column(name, *job.methods(chosen, inversion, "+".join(edits) or job.args.editor or "p2p")))
-    chosen.check(("editors",) if job.given.trajectory is not None else ("inversions", "editors"))
+        found.append((name, inverts[0] if inverts else job.args.inversion, "+".join(edits) or job.args.editor or "p2p"))
+    return found
+
+
+def columns(job: Job, chosen: Chosen) -> list[Column]:
+    """What each name stands for: an inversion, editors, or both."""
+    groups: tuple[Group, ...] = ("editors",) if job.given.trajectory is not None else ("inversions", "editors")
+    parts = parts_of(job)
+    for _, inversion, editor in parts:
+        chosen.foresee(inversion=inversion, editors=job.editor_names(editor))
+    chosen.check(groups)
+    made = [Column(name, *job.methods(chosen, inversion, editor)) for name, inversion, editor in parts]
+    chosen.check(groups)
     return made
 
 
 def run(job: Job, chosen: Chosen, output: Path) -> int:
     """Rows: the reconstruction, then one per target. An inversion that several columns share is run once."""
     compared, args = columns(job, chosen), job.args
+    from reinvert import verbs
+    from reinvert.cli.explain import check_words
+
     name = model_name(args, job.given)
     for column in compared:
         check_words(name, job.given.source, job.targets, column.editors)

@@ -6,14 +6,12 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from reinvert import verbs
-from reinvert.backbones import Backbone
-from reinvert.cli.common import add_model_options, load_model, tell
+from reinvert.cli.common import add_model_options, check_model_options, load_model, tell
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, write_picture
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.values import number, whole
@@ -23,6 +21,10 @@ from reinvert.image import contact_sheet
 from reinvert.picturebook.caption import scene_json
 from reinvert.picturebook.draw import draw, true_edit
 from reinvert.picturebook.scene import Scene, Thing
+
+if TYPE_CHECKING:
+    from reinvert import verbs
+    from reinvert.backbones import Backbone
 
 CAT = Scene((Thing("cat", "red", x=0.5, ground=0.86, size=0.29, says_facing=True),), "grass", seed=3)
 GUIDANCE = 3.0
@@ -59,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_model_options(args)
     folder = Path(args.output)
     if folder.exists() and not folder.is_dir():
         raise ReinvertError(f"{folder} is a file; name a folder with -o")
@@ -67,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     if folder.exists():
         sources = [folder / f"source-{index + 1}.png" for index in range(len({edit.scene for edit in EDITS}))]
         check_outputs([*sources, *pictures, sheet_path], [], PICTURE_SUFFIXES)
+    from reinvert import verbs
+
     model = load_model(args)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"device": device_name(model.device), **provenance(args)}
@@ -107,6 +112,8 @@ def _edited(
     """One row of pictures, and what is told about it."""
     target = edit.change(edit.scene)
     truth, mask = true_edit(edit.scene, target, model.image_size)
+    from reinvert import verbs
+
     settings: dict[str, Any] = {"editor": "p2p", "blend": edit.blend, "guidance": guidance, **edit.settings}
     result: verbs.Result = verbs.edit(model, trajectory, target=target.caption, watch=watch, **settings)
     record = {

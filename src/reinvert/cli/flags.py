@@ -7,7 +7,7 @@ was not typed keeps the method's own default, and what no chosen method takes is
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from reinvert import registry
@@ -26,15 +26,25 @@ def flag_of(name: str) -> str:
 
 
 def add_method_flags(parser: argparse.ArgumentParser, groups: tuple[Group, ...] = GROUPS) -> None:
-    """One group of options per method, each with the field's own words and default."""
+    """One group of options per method, each with the field's own words and default.
+
+    The help has those of the methods that the command line names: all of them are too many for one page.
+    """
+    named: Collection[str] = getattr(parser, "named", ())
+    command = parser.prog.split()[-1]
+    names = "--inversion NAME" + (" --editor NAME" if "editors" in groups else "")
+    parser.epilog = (
+        f"A method has options of its own: `reinvert methods NAME` and `reinvert {command} --help {names}` show them; "
+        "`reinvert methods` lists the methods."
+    )
     seen: dict[str, Any] = {}
     for group in groups:
         for method in registry.names(group):
-            cls = registry.find(group, method)
             title = f"{group.removesuffix('s')} {method}"
-            section = parser.add_argument_group(title, (cls.__doc__ or "").split("\n")[0])
-            for argument in registry.arguments(cls):
-                _add(parser, section, method, argument, seen)
+            told = method in named
+            section = parser.add_argument_group(title, registry.describe(group, method).title if told else None)
+            for argument in registry.schema(group, method):
+                _add(parser, section, method, argument, seen, told)
 
 
 def _add(
@@ -43,14 +53,15 @@ def _add(
     method: str,
     argument: Argument,
     seen: dict[str, Any],
+    in_help: bool,
 ) -> None:
     """The plain flag in the first method that has it; in all, the one with the method's name, shown where needed."""
     plain, own = flag_of(argument.name), flag_of(f"{method}.{argument.name}")
     kind = kind_of(argument.type)
-    told = f"{argument.help} [{show(argument.default)}]".replace("%", "%%")
+    told = f"{argument.help} [{show(argument.default)}]".replace("%", "%%") if in_help else argparse.SUPPRESS
     if argument.name in seen:
         same = seen[argument.name] == argument.type
-        told = f"{told} (or {plain}, for all methods that have it)" if same else told
+        told = f"{told} (or {plain}, for all methods that have it)" if same and in_help else told
     elif plain in parser._option_string_actions:  # pyright: ignore[reportPrivateUsage]
         seen[argument.name] = None  # an option of the command itself has this name
     else:
@@ -84,15 +95,28 @@ class Chosen:
 
     def make(self, group: Group, name: str) -> Any:
         """The method with the typed values of its fields; of two flags for a field the one with its own name counts."""
+        return registry.make(group, name, self.values(group, name))
+
+    def values(self, group: Group, name: str) -> dict[str, Any]:
+        """The same values, without making (and importing) the method."""
         given: dict[str, Any] = dict(self.defaults.get(name, {}))
-        for argument in registry.arguments(registry.find(group, name)):
+        for argument in registry.schema(group, name):
             kind = kind_of(argument.type)
             for typed in (argument.name, f"{name}.{argument.name}"):
                 if typed in self.typed and (typed != argument.name or _serves(argument)):
                     value = self.typed[typed]
                     given[argument.name] = kind.gather(value, argument.default) if kind.gather else value
                     self.taken[group].add(typed)
-        return registry.make(group, name, given)
+        return registry.checked(group, name, given)
+
+    def foresee(self, *, inversion: str | None, editors: Collection[str]) -> None:
+        """Read the typed values of the methods that will be made: a mistake in them is told before torch is loaded.
+
+        Without an inversion the editors' usual one will be used.
+        """
+        for name in editors:
+            self.values("editors", name)
+        self.values("inversions", inversion or usual_inversion(editors))
 
     def check(self, groups: tuple[Group, ...] = GROUPS) -> None:
         """Refuse a flag that no method of these groups took: a setting that does nothing would go unnoticed."""
@@ -107,13 +131,21 @@ class Chosen:
                 )
 
 
+def usual_inversion(editors: Collection[str]) -> str:
+    """The inversion that is meant where none is named, of editors by name: `verbs.usual_inversion` without torch."""
+    if any(registry.variable("editors", name, "draws_start") for name in editors):
+        return "none"
+    usual = [registry.variable("editors", name, "usual_inversion") for name in editors]
+    return next((name for name in usual if name != "direct"), "direct")
+
+
 def _fields(name: str) -> list[tuple[str, Argument]]:
     """Every method with a field of this name, in the order of the flags."""
     return [
         (method, argument)
         for group in GROUPS
         for method in registry.names(group)
-        for argument in registry.arguments(registry.find(group, method))
+        for argument in registry.schema(group, method)
         if argument.name == name
     ]
 

@@ -7,21 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from reinvert import registry, verbs
-from reinvert.backbones import Backbone
-from reinvert.cli.common import add_model_options, load_model, tell
+from reinvert import registry
+from reinvert.cli.common import add_model_options, check_model_options, load_model, tell
 from reinvert.cli.demo import GUIDANCE
+from reinvert.cli.flags import usual_inversion
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, read_sidecar, write_picture
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.values import number, whole
-from reinvert.errors import ReinvertError
+from reinvert.errors import ReinvertError, meant
+from reinvert.files import shown
 from reinvert.image import contact_sheet, open_image
-from reinvert.inversions.base import Inversion
 from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edit
+
+if TYPE_CHECKING:
+    from reinvert import verbs
+    from reinvert.backbones import Backbone
 
 OF_THE_WORLD: dict[str, dict[str, Any]] = {"pnp": {"negative": ""}}
 """Arguments for the drawn world, whose model has never heard the words of the default."""
@@ -44,17 +48,17 @@ def rows(methods: Sequence[str] = ()) -> tuple[Row, ...]:
     """A row per inversion (with Prompt-to-Prompt) and per editor (with its usual inversion), or only those named."""
     made: list[Row] = []
     for name in registry.names("inversions"):
-        found: type[Inversion] = registry.find("inversions", name)
-        if found.finds_noise:
+        if registry.variable("inversions", name, "finds_noise"):
             made.append(Row(name, name, "p2p"))
     for name in registry.names("editors"):
-        editor = registry.find("editors", name)
         if name not in ("p2p", "local_blend"):
-            made.append(Row(name, verbs.usual_inversion([editor]), "+".join((*editor.usual_with, name))))
+            together = (*registry.variable("editors", name, "usual_with"), name)
+            made.append(Row(name, usual_inversion([name]), "+".join(together)))
     known = [row.method for row in made]
     for name in methods:
         if name not in known:
-            raise ReinvertError(f"the gallery has no method {name!r}; it has {', '.join(known)}")
+            hint = meant(name, known, f"it has {', '.join(known)}", 2)
+            raise ReinvertError(f"the gallery has no method '{shown(name)}'; {hint}")
     return tuple(row for row in made if not methods or row.method in methods)
 
 
@@ -68,13 +72,15 @@ def made(
 ) -> verbs.Result:
     """One cell: the edit as that method does it, with the true mask only where the method needs one."""
     editors = row.editor.split("+")
-    needs_mask = any(registry.find("editors", name).needs_mask for name in editors)
+    needs_mask = any(registry.variable("editors", name, "needs_mask") for name in editors)
     worded = bool(edit.source_words or edit.target_words) and "p2p" in editors
     arguments: dict[str, Any] = {"mask": Image.fromarray(edit.truth(model.image_size)[1])} if needs_mask else {}
     for name in editors:
         arguments |= OF_THE_WORLD.get(name, {})
     if worded:
         arguments["blend"] = (",".join(edit.source_words), ",".join(edit.target_words))
+    from reinvert import verbs
+
     found: verbs.Result = verbs.edit(
         model,
         edit.picture(model.image_size),
@@ -103,6 +109,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_model_options(args)
     output = Path(args.output)
     check_outputs([output], [], PICTURE_SUFFIXES)
     wanted, edits = rows(args.methods), edits_of(args.seed)

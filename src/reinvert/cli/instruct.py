@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reinvert import recipes, registry
-from reinvert.cli.common import output_path, tell
+from reinvert.cli.common import check_model_options, output_path, tell
 from reinvert.cli.flags import flag_of
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, file_record, provenance, write_picture
 from reinvert.cli.progress import progress_bar, waiting
 from reinvert.cli.values import kind_of, whole
 from reinvert.errors import ReinvertError
 from reinvert.image import open_image, open_mask
-from reinvert.trained.base import Trained
+
+if TYPE_CHECKING:
+    from reinvert.trained.base import Trained
 
 PREFIX = "trained:"
 """Of the settings' names in the namespace."""
@@ -36,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="[IMAGE.edit.png here]")
     added = set[str]()
     for name in names:
-        for argument in registry.arguments(registry.find("trained", name)):
+        for argument in registry.schema("trained", name):
             if argument.name not in added:
                 kind = kind_of(argument.type)
                 parser.add_argument(
@@ -64,10 +66,11 @@ def editor_of(args: argparse.Namespace) -> Trained:
 
 
 def run(args: argparse.Namespace) -> int:
-    editor = editor_of(args)
+    check_model_options(args)
     path = Path(args.image)
     picture = open_image(path)
     mask = None if args.mask is None else open_mask(args.mask)
+    editor = editor_of(args)
     if editor.needs_mask and mask is None:
         raise ReinvertError(f"{editor.name} needs a mask (--mask)")
     output = output_path(args, f"{path.stem}.edit.png")

@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 import time
 
-from reinvert import verbs
-from reinvert.cli.common import add_model_options, add_run_options, load_model, open_given, output_path, tell
+from reinvert.cli.common import (
+    add_model_options,
+    add_run_options,
+    check_model_options,
+    load_model,
+    open_given,
+    output_path,
+    tell,
+)
 from reinvert.cli.flags import Chosen, add_method_flags
 from reinvert.cli.output import check_outputs, device_name, provenance, sidecar_of, sidecar_writer
 from reinvert.cli.progress import progress_bar
 from reinvert.errors import ReinvertError
+from reinvert.files.trajectory import SUFFIX
 from reinvert.image import write_together
-from reinvert.trajectory import SUFFIX
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +37,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.image.lower().endswith(".safetensors"):
         raise ReinvertError(f"{args.image} is a trajectory already; give it to reinvert edit")
+    check_model_options(args)
     given = open_given(args)
     output = output_path(args, given.stem + SUFFIX)
     # The suffix is how `reinvert edit` tells a trajectory from a picture.
     check_outputs([output], [given.path], (".safetensors",))
     chosen = Chosen(args)
-    inversion = chosen.make("inversions", args.inversion)
+    chosen.values("inversions", args.inversion)
     chosen.check()
+    from reinvert import verbs
+
+    inversion = chosen.make("inversions", args.inversion)
     model = load_model(args, given)
     started, before = time.perf_counter(), model.tally.copy()
     with progress_bar(args.quiet) as watch:

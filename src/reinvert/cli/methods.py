@@ -9,10 +9,11 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from reinvert import pairs, recipes, registry
+from reinvert import recipes, registry
 from reinvert.cli.flags import GROUPS, flag_of
 from reinvert.cli.values import kind_of, show
-from reinvert.errors import ReinvertError
+from reinvert.errors import ReinvertError, meant
+from reinvert.files import shown
 from reinvert.recipes import Recipe
 from reinvert.registry import Group, Method
 
@@ -31,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.matrix:
+        from reinvert import pairs
+
         table = pairs.matrix()
         print(json.dumps(table, indent=2) if args.json else _matrix(table))
         return 0
@@ -54,7 +57,8 @@ def described(name: str | None = None) -> list[Method]:
     """All methods, or those called `name`."""
     known = [known for group in LISTED for known in registry.names(group)]
     if name is not None and name not in known:
-        raise ReinvertError(f"there is no method {name!r}; there are {', '.join(known)}")
+        hint = meant(name, known, f"there are {', '.join(known)}", 2)
+        raise ReinvertError(f"there is no method '{shown(name)}'; {hint}")
     return [
         registry.describe(group, known) for group in LISTED for known in registry.names(group) if name in (None, known)
     ]

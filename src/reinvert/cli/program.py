@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import os
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
 from reinvert import __version__
-from reinvert.errors import ReinvertError
+from reinvert.errors import ReinvertError, meant
+from reinvert.files import shown
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -55,42 +55,75 @@ COMMANDS = {
 class Parser(argparse.ArgumentParser):
     """Says what is wrong as a `ReinvertError`, without the usage in front of it."""
 
+    named: frozenset[str] = frozenset()
+    """Methods that the command line names; the help has their options."""
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._words = [] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
+        if "arguments are required" in message:  # the name of one may have been mistyped
+            for word in self._words:
+                if word.startswith("--") and len(word) > 2 and word.split("=")[0] not in self._option_string_actions:
+                    raise ReinvertError(_unknown(word, self))
         raise ReinvertError(re.sub(r"^argument (\S+): ", r"\1: ", message))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            raise ReinvertError(self._unknown(unknown[0], getattr(parsed, "command", None)))
+            raise ReinvertError(_unknown(unknown[0], _chosen(self, parsed)))
         return parsed
 
-    def _unknown(self, flag: str, command: str | None) -> str:
-        flag = flag.split("=")[0]
-        if not flag.startswith("-"):
-            return f"{flag!r} is one argument too many; put words that belong together in quotes"
-        near = difflib.get_close_matches(flag, _flags(self, command), 2, 0.6)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"see reinvert {command or ''} --help"
-        return f"there is no option {flag}; {hint}"
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            name = "/".join(action.option_strings) or "command"
+            hint = meant(str(value), known, f"choose from {', '.join(known)}")
+            raise ReinvertError(f"{name}: there is no '{shown(str(value))}'; {hint}")
 
 
-def _flags(parser: argparse.ArgumentParser, command: str | None) -> list[str]:
+def _chosen(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> argparse.ArgumentParser:
+    """The parser of the command that was chosen, however deep it lies."""
     for action in parser._actions:  # pyright: ignore[reportPrivateUsage]  # argparse has no public way to ask
-        if isinstance(action, argparse._SubParsersAction) and command:  # pyright: ignore[reportPrivateUsage]
-            return [f for a in action.choices[command]._actions for f in a.option_strings]
-    return []
+        if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]
+            name = getattr(parsed, action.dest, None)
+            return parser if name is None else _chosen(action.choices[name], parsed)
+    return parser
 
 
-def build_parser(only: str | None = None) -> Parser:
-    """The parser of all commands. With `only`, the options of the others are left out (and torch, if it needs
-    none): reading the registered methods' fields takes seconds."""
+def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    flag = word.split("=")[0]
+    if not flag.startswith("-"):
+        return f"'{shown(flag)}' is one argument too many; put words that belong together in quotes"
+    flags = [f for a in parser._actions for f in a.option_strings]  # pyright: ignore[reportPrivateUsage]
+    return f"there is no option {shown(flag)}; {meant(flag, flags, f'see {parser.prog} --help', 2)}"
+
+
+def build_parser(only: str | None = None, given: Sequence[str] = ()) -> Parser:
+    """The parser of all commands. With `only`, the options of the others are left out.
+
+    `given` is the command line: the help shows the options of the methods that it names.
+    """
     parser = Parser("reinvert", description="Edit real images with words.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"reinvert {__version__}")
     chosen = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for command in COMMANDS.values():
         sub = chosen.add_parser(command.name, help=command.help, description=command.help, allow_abbrev=False)
+        sub.named = frozenset(_named(given))
         if only in (None, command.name):
             command.module.configure(sub)
     return parser
+
+
+def _named(given: Sequence[str]) -> Iterator[str]:
+    """The methods behind --inversion and --editor."""
+    for index, word in enumerate(given):
+        flag, sign, value = word.partition("=")
+        if flag in ("--inversion", "--editor"):
+            names = value if sign else "".join(given[index + 1 : index + 2])
+            yield from (name.strip() for name in names.split("+"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,11 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
-    parser = build_parser(given[0] if given and given[0] in COMMANDS else "")
+    parser = build_parser(given[0] if given and given[0] in COMMANDS else "", given)
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:
-        near = difflib.get_close_matches(given[0], COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
-        raise ReinvertError(f"there is no command {given[0]!r}; {hint}")
+        hint = meant(given[0], COMMANDS, f"the commands are {', '.join(COMMANDS)}")
+        raise ReinvertError(f"there is no command '{shown(given[0])}'; {hint}")
     try:
         args = parser.parse_args(given)
     except SystemExit as done:  # --help and --version

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from reinvert.inversions.base import Progress
-from reinvert.verbs import Watch
+if TYPE_CHECKING:
+    from reinvert.inversions.base import Progress
+    from reinvert.verbs import Watch
 
 
 @contextmanager

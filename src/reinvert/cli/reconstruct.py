@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from reinvert import verbs
-from reinvert.backbones import Backbone
 from reinvert.cli.common import (
     Given,
     add_model_options,
     add_run_options,
+    check_model_options,
     load_model,
     open_given,
     output_path,
@@ -24,6 +24,10 @@ from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, pr
 from reinvert.cli.progress import progress_bar
 from reinvert.differences import psnr
 from reinvert.image import to_image
+
+if TYPE_CHECKING:
+    from reinvert import verbs
+    from reinvert.backbones import Backbone
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +42,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_model_options(args)
     given = open_given(args)
     output = output_path(args, f"{given.stem}.reconstruction.png")
     check_outputs([output], [given.path], PICTURE_SUFFIXES)
     chosen = Chosen(args)
-    inversion = chosen.make("inversions", args.inversion or "direct")
+    chosen.values("inversions", args.inversion or "direct")
     chosen.check(() if given.trajectory is not None else ("inversions",))
+    from reinvert import verbs
+
+    inversion = chosen.make("inversions", args.inversion or "direct")
     model = load_model(args, given)
     fresh = given.trajectory is None
     with progress_bar(args.quiet) as watch:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from reinvert.words import DEFAULT
+from reinvert.fields import DEFAULT
 
 
 @dataclass(frozen=True)

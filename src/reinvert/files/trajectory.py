@@ -14,6 +14,7 @@ from annotated_types import Ge, Le, Len, MaxLen
 from reinvert.files.door import MIB, Entry, Line, Name, OpenEntry, Prose, Says, Seed, Share, check, parse_json, refusal
 
 FORMAT: Final = "reinvert-trajectory-1"
+SUFFIX: Final = ".trajectory.safetensors"
 PLAIN: Final = ("format", "steps", "inversion", "schedule")
 """Header values that are no JSON."""
 LARGEST: Final = 16 * MIB

@@ -28,19 +28,21 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from PIL import Image
 
-from reinvert import registry, verbs
-from reinvert.backbones.base import Backbone
-from reinvert.editors.base import Editor
+from reinvert import registry
 from reinvert.errors import ReinvertError
 from reinvert.files import check, inside, parse_toml, read_text, refusal, shown
 from reinvert.files.recipe import SUFFIX, RecipeFile, RecipePart, check_name, read_bank
-from reinvert.inversions.base import Inversion
-from reinvert.pairs import check_pair
-from reinvert.trajectory import Trajectory
+
+if TYPE_CHECKING:  # they import torch, which whoever only reads a recipe does not wait for
+    from reinvert import verbs
+    from reinvert.backbones.base import Backbone
+    from reinvert.editors.base import Editor
+    from reinvert.inversions.base import Inversion
+    from reinvert.trajectory import Trajectory
 
 MAX_DEPTH: Final = 5
 LARGEST: Final = 2**18
@@ -112,12 +114,16 @@ class Recipe:
         if self.trained:
             registry.make("trained", self.trained["name"], self.trained_arguments)
             return
+        from reinvert.pairs import check_pair
+
         check_pair(self.inversion_method(), self.editor_methods(), masked=self.case.mask, guidance=self.guidance)
 
     def invert(
         self, model: Backbone, pictures: Sequence[Image.Image], sources: Sequence[str], **more: Any
     ) -> Trajectory:
         """Invert a batch of pictures as this recipe does."""
+        from reinvert import verbs
+
         said = [self.source_of(source) for source in sources]
         return verbs.invert(
             model, list(pictures), said, inversion=self.inversion_method(), steps=self.steps, guidance=self.guidance,
@@ -137,6 +143,8 @@ class Recipe:
         **more: Any,
     ) -> list[verbs.Result]:
         """Edit an inverted batch. Its cases must agree in whether they have blend words (`blend_groups`)."""
+        from reinvert import verbs
+
         words = [pair for pair in blends if pair is not None] if self.case.blend else []
         if words and len(words) != len(blends):
             raise ReinvertError("cases with and without blend words go in batches of their own")

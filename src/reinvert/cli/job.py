@@ -1,0 +1,148 @@
+"""One edit of the command line: what was asked for, checked and opened; running it; what its sidecar tells."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from reinvert import registry
+from reinvert.cli.common import Given, open_given
+from reinvert.cli.output import device_name, file_record, provenance
+from reinvert.cli.recipe import settle
+from reinvert.differences import edited_region
+from reinvert.errors import ReinvertError
+from reinvert.image import open_mask, paste_back
+from reinvert.recipes import Recipe
+
+if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are answered before
+    from reinvert import verbs
+    from reinvert.backbones import Backbone
+    from reinvert.cli.flags import Chosen
+    from reinvert.editors.base import Editor
+    from reinvert.inversions.base import Inversion
+
+
+@dataclass(frozen=True)
+class Job:
+    """An edit as it was asked for, everything about it checked that needs no model."""
+
+    args: argparse.Namespace
+    given: Given
+    targets: tuple[str, ...]
+    mask: Image.Image | None
+    recipe: Recipe | None = None
+
+    @property
+    def source(self) -> str:
+        """What the source is told; a recipe may keep it empty."""
+        return self.given.source if self.recipe is None else self.recipe.source_of(self.given.source)
+
+    def methods(self, chosen: Chosen, inversion: str | None, editor: str) -> tuple[Inversion, tuple[Editor, ...]]:
+        """The inversion, and the editors with local_blend where blend words or a mask ask for it."""
+        from reinvert import verbs
+        from reinvert.editors.local_blend import LocalBlend
+
+        names = [str(name) for name in verbs.editor_names(editor)]
+        editors: list[Editor] = [chosen.make("editors", name) for name in names]
+        inverts: Inversion = chosen.make("inversions", inversion or verbs.usual_inversion(editors))
+        if verbs.wants_blend(editors, self.args.blend is not None, self.mask is not None):
+            editors.append(chosen.make("editors", "local_blend"))
+        if self.args.blend is not None:
+            before, after = (tuple(w.strip() for w in given.split(",") if w.strip()) for given in self.args.blend)
+            editors = [
+                replace(e, source_words=before, target_words=after) if isinstance(e, LocalBlend) else e for e in editors
+            ]
+        return inverts, tuple(editors)
+
+    def editor_names(self, editor: str) -> list[str]:
+        """The editors that will be used: those that were named, and local_blend where words or a mask ask for it."""
+        names = [name.strip() for name in editor.split("+")]
+        taken = any(
+            registry.variable("editors", name, which) for name in names for which in ("takes_mask", "needs_mask")
+        )
+        blended = self.args.blend is not None or (self.mask is not None and not taken)
+        return [*names, *(["local_blend"] if blended and "local_blend" not in names else [])]
+
+    def edit(
+        self,
+        model: Backbone,
+        image: Any,
+        inversion: Inversion,
+        editors: tuple[Editor, ...],
+        watch: verbs.Watch,
+    ) -> verbs.Result:
+        """Run it; `image` is the given one, or a trajectory made from it."""
+        from reinvert import verbs
+
+        args, fresh = self.args, image is self.given.picture
+        return verbs.edit(
+            model,
+            image,
+            source=self.source if fresh else None,
+            target=self.targets,
+            inversion=inversion,
+            editor=editors,
+            steps=args.steps,
+            guidance=self.given.guidance(args.guidance),
+            seed=args.seed,
+            mask=self.mask,
+            fit=args.fit or "crop",
+            watch=watch,
+        )
+
+    def about(self, result: verbs.Result, model: Backbone) -> dict[str, Any]:
+        """What a sidecar tells about one result."""
+        args = self.args
+        return {
+            "input": self.given.record(),
+            "mask": None if args.mask is None else file_record(Path(args.mask)),
+            "settings": {**result.settings, "fit": args.fit or "crop", "paste_back": args.paste_back},
+            "device": device_name(model.device),
+            "seconds": result.seconds,
+            "forwards": result.forwards,
+            "backwards": result.backwards,
+            **({} if self.recipe is None else {"recipe": self.recipe.name}),
+            **provenance(args),
+        }
+
+
+def open_job(args: argparse.Namespace) -> Job:
+    """Check and open everything that is given."""
+    recipe = None if args.recipe is None else settle(args)
+    if not args.target:
+        raise ReinvertError('say what the picture is to show: --target "a dog sitting on a bench"')
+    given = open_given(args)
+    mask = None if args.mask is None else open_mask(args.mask)
+    if mask is not None and given.picture is not None and mask.size != given.picture.size:
+        raise ReinvertError(
+            f"the mask is {mask.width}x{mask.height} but the picture is {given.picture.width}x{given.picture.height}; "
+            "make them one size"
+        )
+    if args.paste_back and given.picture is None:
+        raise ReinvertError("--paste-back needs the picture itself, which a trajectory does not hold")
+    if args.paste_back and args.compare:
+        raise ReinvertError("--compare lays out what the model made; leave --paste-back out")
+    return Job(args, given, tuple(args.target), mask, recipe)
+
+
+def picture_of(job: Job, result: verbs.Result, index: int) -> tuple[Image.Image, dict[str, Any] | None]:
+    """The picture to write, and with --paste-back where it was edited and how that is known."""
+    edited = result.images[index]
+    if not job.args.paste_back:
+        return edited, None
+    assert job.given.picture is not None
+    assert result.fit is not None
+    if job.mask is not None:
+        region, origin = job.mask, "the given mask"
+        share = sum(region.histogram()[128:]) / (region.width * region.height)
+    else:
+        region, origin = edited_region(result, index)
+        share = float(region.mean())
+    return paste_back(job.given.picture, edited, result.fit, region), {
+        "from": origin,
+        "share": round(share, 4),
+    }

@@ -1,0 +1,120 @@
+"""What answers without torch: help, lists, and everything that is wrong with a command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_picture
+
+import reinvert
+
+HEAVY = ("torch", "transformers", "diffusers")
+RUN = """
+import json, sys
+from reinvert.cli import main
+for argv in json.loads(sys.argv[1]):
+    status = main(argv)
+    loaded = [name for name in json.loads(sys.argv[2]) if name in sys.modules]
+    print("ANSWER", json.dumps([argv, status, loaded]))
+"""
+
+LIGHT: list[tuple[int, str]] = [
+    (0, "--help"),
+    (0, "--version"),
+    *(
+        (0, f"{command} --help")
+        for command in "edit invert reconstruct instruct methods draw demo gallery bench".split()
+    ),
+    *((0, f"bench {part} --help") for part in "run status check make score report".split()),
+    (0, "edit --help --inversion direct --editor p2p+proximal"),
+    (0, "methods"),
+    (0, "methods --json"),
+    (0, "methods p2p"),
+    (0, "draw a-cat --help"),
+    (0, "draw --random -o new.png"),
+    (2, "edti"),
+    (2, "edit missing.png --source a --target b"),
+    (2, "edit missing.trajectory.safetensors --target b"),
+    (2, "edit notes.txt --source a --target b"),
+    (2, "edit cat.png --source a"),
+    (2, "edit cat.png --target b"),
+    (2, "edit cat.png --source a --target b --stepz 3"),
+    (2, "edit cat.png --source a --target b --steps many"),
+    (2, "edit cat.png --source a --target b --model picturbook"),
+    (2, "edit cat.png --source a --target b --device xla"),
+    (2, "edit cat.png --source a --target b --dtype float7"),
+    (2, "edit cat.png --source a --target b --inversion dirct"),
+    (2, "edit cat.png --source a --target b --editor p2p+proximl"),
+    (2, "edit cat.png --source a --target b --recipe ddim+p3p"),
+    (2, "edit cat.png --source a --target b --recipe missing.toml"),
+    (2, "edit cat.png --source a --target b --compare direct sideways"),
+    (2, "edit cat.png --source a --target b --quantile 0.5"),
+    (2, "edit cat.png --source a --target b --strength x"),
+    (2, "edit cat.png --source a --target b --mask missing.png"),
+    (2, "edit cat.png --source a --target b -o nowhere/x.png"),
+    (2, "edit cat.png --source a --target b -o x.gif"),
+    (2, "invert missing.png --source a"),
+    (2, "invert cat.png --source a --inversion dirct"),
+    (2, "reconstruct cat.png"),
+    (2, "instruct missing.png text"),
+    (2, "methods p3p"),
+    (2, "draw a-cow"),
+    (2, "demo -o notes.txt"),
+    (2, "gallery nothing"),
+    (2, "bench"),
+    (2, "bench run"),
+]
+
+
+def test_torch_is_not_loaded_to_answer(tmp_path: Path):
+    """In one process: what an answer loads stays loaded, so the first that loads torch is the culprit."""
+    make_picture(0).save(tmp_path / "cat.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    path = os.pathsep.join([str(Path(reinvert.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps([line.split() for _, line in LIGHT]), json.dumps(HEAVY)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    answers = [json.loads(line.removeprefix("ANSWER ")) for line in done.stdout.splitlines() if line[:7] == "ANSWER "]
+    assert [(status, " ".join(argv)) for argv, status, _ in answers] == LIGHT, done.stderr
+    culprits = [" ".join(argv) for argv, _, loaded in answers if loaded]
+    assert not culprits, culprits[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        ("edit cat.png --source a --target b --model picturbook", "did you mean picturebook?"),
+        ("edit cat.png --source a --target b --recipe directinversion+p2pp", "did you mean directinversion+p2p"),
+        ("edit cat.png --source a --target b --compare direct p2plu", "did you mean p2plus"),
+        ("edit cat.png --source a --target b --inversion dirct", "did you mean direct"),
+        ("instruct cat.png text --editor instruct_pix2pi", "did you mean instruct_pix2pix"),
+        ("methods p2plu", "did you mean p2plus"),
+        ("gallery masactl", "did you mean masactrl"),
+        ("bench rum", "did you mean run"),
+        ("bench run --dat x", "did you mean --data"),
+        ("edit cat.png --source a --target b --fit corp", "did you mean crop"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_what_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: str, meant: str
+):
+    from reinvert.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    make_picture(0).save("cat.png")
+    assert main(argv.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert meant in err
+    assert err.count("\n") == 1
