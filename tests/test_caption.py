@@ -59,7 +59,7 @@ def test_wrong_captions(caption: str, said: str):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[]", "JSON object"),
         ("{}", "things"),
         ('{"things": []}', "one or two"),

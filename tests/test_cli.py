@@ -534,7 +534,7 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
     (("draw", "a cow on grass"), "'cow'"),
     (("draw", "a cat on grass", "--random"), "not allowed"),
     (("draw", "a cat on grass", "--size", "3"), "--size"),
-    (("draw", "--scene", "{"), "not JSON"),
+    (("draw", "--scene", "{"), "not valid JSON"),
     (("draw", "--scene", "missing.json"), "neither"),
     (("draw", "--scene", "cat.png"), "not"),
     (("demo", "-o", "notes.txt"), "is a file"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from reinvert.cli.bench_report import configure_report, configure_score, run_report, run_score
+from reinvert.cli.terminal import console, say
 from reinvert.cli.values import number, whole
 from reinvert.errors import ReinvertError
 
@@ -118,7 +119,6 @@ def _progress(plan: Plan, out: Path, args: argparse.Namespace) -> Generator[Call
     if args.quiet or not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from reinvert.bench.records import Records
@@ -126,7 +126,7 @@ def _progress(plan: Plan, out: Path, args: argparse.Namespace) -> Generator[Call
     records, keys = Records(out), {cell.key for cell in plan.cells}
     before, started = len(keys & records.refresh().keys()), time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[told]}"), console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, TextColumn("{task.fields[told]}"), console=console(error=True), transient=True) as bars:
         bar = bars.add_task(plan.asked.task, total=len(keys), completed=before, told="")
 
         def seen() -> None:
@@ -160,11 +160,11 @@ def _told(plan: Plan, out: Path) -> int:
             failures.setdefault(error, []).append(f"{cell.row.name} on {cell.case.id}")
     for error, names in failures.items():
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        print(f"failed: {shown}: {error}", file=sys.stderr)
+        say(f"failed: {shown}: {error}", error=True)
     missing = sum(cell.key not in found for cell in cells)
     if missing:
         raise ReinvertError(f"{missing} of {len(cells)} cells are not done, for workers died; run it again to go on")
-    print(out)
+    say(out)
     return 0
 
 
@@ -187,7 +187,6 @@ class Tale:
 
 def run_status(args: argparse.Namespace) -> int:
     """How far every row is; while somebody works at it, how fast, and how long it will take."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -214,14 +213,14 @@ def run_status(args: argparse.Namespace) -> int:
         each = f"{sum(tale.seconds) / len(tale.seconds):.2f}" if tale.seconds else ""
         counts = (tale.cells, tale.done, tale.failed, max(0, tale.cells - tale.done - tale.failed))
         table.add_row(task, Text(row), *map(str, counts), each)
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     left = sum(max(0, tale.cells - tale.done - tale.failed) for tale in tales.values())
     if not left:
-        console.print("done")
+        out.print("done")
     else:
         state = f"running, {_recent_pace(found, left)}" if is_running(folder) else "not running"
-        console.print(f"{left} cells are left; {state}".rstrip(", "), soft_wrap=True)
+        out.print(f"{left} cells are left; {state}".rstrip(", "), soft_wrap=True)
     return 0
 
 
@@ -244,13 +243,12 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
 
 def run_check(args: argparse.Namespace) -> int:
     """0 also where there are problems: they are told, and the rest can be used. 2 if nothing can."""
-    from rich.console import Console
 
     from reinvert.bench.check import check
     from reinvert.bench.data import open_data
 
     report = check(open_data(args.data), pictures=not args.fast)
-    Console().print(report.shown, soft_wrap=not sys.stdout.isatty())
+    console().print(report.shown, soft_wrap=not sys.stdout.isatty())
     if not report.total.cases:
         raise ReinvertError(f"{args.data} holds no case that can be used")
     return 0
@@ -277,7 +275,7 @@ def run_make(args: argparse.Namespace) -> int:
 
     more = {"seed": args.seed, "size": args.size, "way": args.way, "pictures": args.pictures}
     make.write(args.out, args.count, **more)
-    print(args.out)
+    say(args.out)
     return 0
 
 

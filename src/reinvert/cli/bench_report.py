@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reinvert.cli.terminal import console, say
 from reinvert.cli.values import whole
 from reinvert.errors import ReinvertError
 
@@ -59,10 +60,10 @@ def run_score(args: argparse.Namespace) -> int:
         setup = Setup(mode, args.jpeg75 and mode == "compat", libraries, networks.describe())
         failures = _score(run, cases, setup, networks, args)
         for key, why in failures.items():
-            print(f"not scored: {run.cells[key].row}, case {run.cells[key].case}: {why}", file=sys.stderr)
-        print(scores_path(run.folder, mode))
+            say(f"not scored: {run.cells[key].row}, case {run.cells[key].case}: {why}", error=True)
+        say(scores_path(run.folder, mode))
     for need, why in networks.reasons.items():
-        print(f"columns of {need} are empty: {why}", file=sys.stderr)
+        say(f"columns of {need} are empty: {why}", error=True)
     return 0
 
 
@@ -94,7 +95,6 @@ def _score(run: Run, cases: Any, setup: Any, networks: Any, args: argparse.Names
 def _bar(what: str, total: int, quiet: bool) -> Any:
     if quiet or not sys.stderr.isatty():
         return nullcontext(lambda: None)
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     class Bar(Progress):
@@ -104,7 +104,7 @@ def _bar(what: str, total: int, quiet: bool) -> Any:
             return lambda: self.advance(task)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Bar(*columns, console=Console(stderr=True), transient=True)
+    return Bar(*columns, console=console(error=True), transient=True)
 
 
 def configure_report(parser: argparse.ArgumentParser) -> None:
@@ -128,8 +128,6 @@ def configure_report(parser: argparse.ArgumentParser) -> None:
 
 def run_report(args: argparse.Namespace) -> int:
     """Print the tables of every mode that is scored, and write what is asked for."""
-    from rich.console import Console
-
     from reinvert.bench import report
     from reinvert.bench.published import against_published
     from reinvert.bench.scoring import open_run
@@ -138,18 +136,18 @@ def run_report(args: argparse.Namespace) -> int:
     run = open_run(args.run)
     if args.resamples < 100:
         raise ReinvertError(f"--resamples {args.resamples} is too small for an interval: use 100 or more")
-    console = Console(width=args.width) if args.width else Console()
+    out = console(width=args.width)
     how = Bootstrap(args.resamples, 0.95, args.seed)
     tables: list[tuple[Table, Any]] = []
     for board in _boards(run, args.mode):
         tables.append((make_table(board, args.columns, how), board))
     written = _written(run, tables, args)  # before anything is shown: a reader such as `head` may close the pipe
     for table, _ in tables:
-        report.show(table, console, kinds=args.kinds)
+        report.show(table, out, kinds=args.kinds)
         if _comparable(table, args):
-            report.show_published(against_published(table), console)
+            report.show_published(against_published(table), out)
     for path in written:
-        print(path)
+        say(path)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from PIL import Image
 
 from reinvert.cli.output import file_record, read_sidecar
 from reinvert.cli.progress import waiting
-from reinvert.cli.values import number, whole
+from reinvert.cli.terminal import say
+from reinvert.cli.values import number, text, whole
 from reinvert.differences import psnr
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
@@ -50,7 +50,7 @@ def check_model_options(args: argparse.Namespace) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Source, steps, guidance, seed, fit; what is left out is told apart from what is typed."""
-    parser.add_argument("--source", metavar="TEXT", help="what the picture shows")
+    parser.add_argument("--source", type=text, metavar="TEXT", help="what the picture shows")
     parser.add_argument("--steps", type=whole, metavar="N", help="sampling steps [50]")
     parser.add_argument("--guidance", type=number, metavar="X", help="guidance scale of the edit [7.5]")
     parser.add_argument("--seed", type=whole, metavar="N", help="for methods that draw noise [0]")
@@ -140,10 +140,10 @@ def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone
 def _warn_of_photograph(name: str, model: Backbone, picture: Image.Image, fit: FitMode) -> None:
     fitted, rendered = round_trip(model, picture, fit)
     if psnr(fitted, rendered) < MIN_PSNR:
-        print(
+        say(
             f"reinvert: this picture does not look like {name}'s drawn world; use --model with a Stable Diffusion "
             "checkpoint for photographs",
-            file=sys.stderr,
+            error=True,
         )
 
 
@@ -163,4 +163,4 @@ def output_path(args: argparse.Namespace, default: str) -> Path:
 def tell(paths: Sequence[Path]) -> None:
     """The results' names are all that stdout gets, so that they can be piped on."""
     for path in paths:
-        print(path)
+        say(path)

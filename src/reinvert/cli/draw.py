@@ -8,8 +8,9 @@ from random import Random
 
 from reinvert.cli.common import output_path, tell
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, provenance, write_picture
-from reinvert.cli.values import whole
+from reinvert.cli.values import text, whole
 from reinvert.errors import ReinvertError
+from reinvert.files import read_text, shown
 from reinvert.picturebook.caption import read_caption, read_scene, scene_json
 from reinvert.picturebook.draw import SIZE, draw
 from reinvert.picturebook.scene import Scene, sample_scene
@@ -21,7 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert draw`."""
     parser.usage = "reinvert draw CAPTION | --scene JSON | --random  [--seed N] [--size N] [-o scene.png]"
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("caption", nargs="?", metavar="CAPTION", help='such as "a red cat wearing a hat on grass"')
+    what.add_argument(
+        "caption", nargs="?", type=text, metavar="CAPTION", help='such as "a red cat wearing a hat on grass"'
+    )
     what.add_argument("--scene", metavar="JSON", help="a scene description, or a file that holds one")
     what.add_argument("--random", action="store_true", help="any scene")
     parser.add_argument("--seed", type=whole, default=0, metavar="N", help="moves what the words leave open [0]")
@@ -47,10 +50,7 @@ def chosen_scene(args: argparse.Namespace) -> Scene:
         return sample_scene(Random(args.seed))
     if args.scene is not None:
         file = _scene_file(args.scene)
-        try:
-            return read_scene(args.scene if file is None else file.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise ReinvertError(f"{file} is not a JSON file") from error
+        return read_scene(args.scene if file is None else read_text(file))
     if args.caption is None:
         raise ReinvertError('say what to draw: a caption such as "a red cat on grass", --scene JSON, or --random')
     return read_caption(args.caption, args.seed)
@@ -60,6 +60,10 @@ def _scene_file(given: str | None) -> Path | None:
     """The file that --scene names, if what it was given is not the JSON itself."""
     if given is None or given.lstrip().startswith(("{", "[", '"')):
         return None
-    if not Path(given).is_file():
-        raise ReinvertError(f"{given} is neither a scene in JSON nor a file that holds one")
+    try:
+        is_file = Path(given).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        is_file = False
+    if not is_file:
+        raise ReinvertError(f"{shown(given)} is neither a scene in JSON nor a file that holds one")
     return Path(given)

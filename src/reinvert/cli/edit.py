@@ -23,6 +23,7 @@ from reinvert.cli.job import open_job, picture_of
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, numbered, write_pictures
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.recipe import defaults_of
+from reinvert.cli.values import text
 from reinvert.registry import Group
 
 
@@ -33,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "image", metavar="IMAGE", help="a picture, or a FILE.trajectory.safetensors (which needs no --source)"
     )
     add_run_options(parser)
-    parser.add_argument("--target", action="append", metavar="TEXT", help="what it is to show; may be repeated")
+    parser.add_argument(
+        "--target", action="append", type=text, metavar="TEXT", help="what it is to show; may be repeated"
+    )
     parser.add_argument("--inversion", metavar="NAME", help="see reinvert methods [direct]")
     parser.add_argument("--editor", metavar="NAME", help='or several, as in "p2p+proximal" [p2p]')
     parser.add_argument(
@@ -42,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blend",
         nargs=2,
+        type=text,
         metavar=("WORD", "WORD"),
         help="change only where this word of the source and this word of the target look (local_blend)",
     )

@@ -9,6 +9,7 @@ from typing import Any, cast
 from reinvert import verbs
 from reinvert.backbones.loading import load_tokenizer
 from reinvert.cli.common import Given
+from reinvert.cli.terminal import say
 from reinvert.cli.values import show
 from reinvert.editors.base import Editor
 from reinvert.editors.p2p import P2P
@@ -51,11 +52,11 @@ def run(model: str, given: Given, targets: Sequence[str], editors: Sequence[Edit
     steps = verbs.DEFAULT_STEPS if steps is None else steps
     start, stop = self_window(steps, p2p.self_attention)
     for target in targets:
-        print(f"{given.source}  ->  {target}")
-        print(explain_table(tokenizer, given.source, target, p2p.kind_for(given.source, target)))
-        print(f"The words' attention follows this table for {show(p2p.cross)} of {steps} steps (--cross);")
-        print(f"all self-attention is the source's from step {start + 1} to step {stop} (--self-attention).")
+        say(f"{given.source}  ->  {target}")
+        say(explain_table(tokenizer, given.source, target, p2p.kind_for(given.source, target)))
+        say(f"The words' attention follows this table for {show(p2p.cross)} of {steps} steps (--cross);")
+        say(f"all self-attention is the source's from step {start + 1} to step {stop} (--self-attention).")
         if p2p.boost:
-            print(f"Attention is multiplied at {show(p2p.boost)} (--boost).")
-        print()
+            say(f"Attention is multiplied at {show(p2p.boost)} (--boost).")
+        say()
     return 0

@@ -11,7 +11,7 @@ from reinvert.cli.common import check_model_options, output_path, tell
 from reinvert.cli.flags import flag_of
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, file_record, provenance, write_picture
 from reinvert.cli.progress import progress_bar, waiting
-from reinvert.cli.values import kind_of, whole
+from reinvert.cli.values import kind_of, text, whole
 from reinvert.errors import ReinvertError
 from reinvert.image import open_image, open_mask
 
@@ -26,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert instruct`; the settings are the fields of the trained editors."""
     parser.usage = 'reinvert instruct IMAGE "turn the cat into a dog" [--editor NAME] [options]'
     parser.add_argument("image", metavar="IMAGE", help="a picture")
-    parser.add_argument("text", metavar="TEXT", help="an instruction; for inpainting what the picture is to show")
+    parser.add_argument(
+        "text", type=text, metavar="TEXT", help="an instruction; for inpainting what the picture is to show"
+    )
     names = registry.names("trained")
     parser.add_argument("--editor", choices=names, help="[instruct_pix2pix]")
     parser.add_argument("--recipe", metavar="NAME", help="a row of the comparison, or FILE.toml")

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from reinvert import recipes, registry
 from reinvert.cli.flags import GROUPS, flag_of
+from reinvert.cli.terminal import say
 from reinvert.cli.values import kind_of, show
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
@@ -35,21 +36,21 @@ def run(args: argparse.Namespace) -> int:
         from reinvert import pairs
 
         table = pairs.matrix()
-        print(json.dumps(table, indent=2) if args.json else _matrix(table))
+        say(json.dumps(table, indent=2) if args.json else _matrix(table))
         return 0
     if args.recipes:
         rows = [recipes.find(name) for name in recipes.names()]
-        print(json.dumps([row.settings for row in rows], indent=2) if args.json else _recipes(rows))
+        say(json.dumps([row.settings for row in rows], indent=2) if args.json else _recipes(rows))
         return 0
     found = described(args.name)
     if args.json:
         told = [_values(method) for method in found]
-        print(json.dumps(told[0] if args.name and len(told) == 1 else told, indent=2, ensure_ascii=False))
+        say(json.dumps(told[0] if args.name and len(told) == 1 else told, indent=2, ensure_ascii=False))
     elif args.name:
-        print("\n\n".join(_page(method) for method in found))
+        say("\n\n".join(_page(method) for method in found))
     else:
-        print("\n\n".join(_list(group, [m for m in found if m.group == group]) for group in LISTED))
-        print("\nreinvert methods NAME shows a method's arguments; editors join with +, as in p2p+proximal.")
+        say("\n\n".join(_list(group, [m for m in found if m.group == group]) for group in LISTED))
+        say("\nreinvert methods NAME shows a method's arguments; editors join with +, as in p2p+proximal.")
     return 0
 
 

@@ -18,10 +18,13 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from reinvert import __version__
+from reinvert.cli.terminal import say
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+LONGEST = 300
+"""Characters of a refusal, where one that was typed is so long that it may be repeated in it."""
 
 
 @dataclass(frozen=True)
@@ -140,16 +143,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
+        return _refuse("interrupted", INTERRUPTED)
     except ReinvertError as error:
-        return _say(str(error))
+        return _refuse(_short(str(error), given))
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _say(f"{where}{error.strerror or error}")
+        where = f"{shown(error.filename)}: " if error.filename else ""
+        return _refuse(_short(f"{where}{error.strerror or error}", given))
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        return _say(
+        return _refuse(
             "there is not enough memory for this; try --dtype bfloat16, fewer targets at once, "
             "--fit crop, or a smaller model"
         )
@@ -171,8 +174,13 @@ def _run(given: list[str]) -> int:
     return COMMANDS[args.command].module.run(args)
 
 
-def _say(sentence: str, status: int = BAD_INPUT) -> int:
-    print(f"reinvert: {sentence}", file=sys.stderr)
+def _short(sentence: str, given: Sequence[str]) -> str:
+    """Without its middle, where it could repeat a typed text that fills the screen."""
+    return shown(sentence, LONGEST) if any(len(word) > LONGEST // 2 for word in given) else sentence
+
+
+def _refuse(sentence: str, status: int = BAD_INPUT) -> int:
+    say(f"reinvert: {sentence}", error=True)
     return status
 
 

@@ -7,6 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from reinvert.cli.terminal import console
+
 if TYPE_CHECKING:
     from reinvert.inversions.base import Progress
     from reinvert.verbs import Watch
@@ -18,16 +20,21 @@ def progress_bar(quiet: bool) -> Generator[Watch]:
     if quiet or not sys.stderr.isatty():
         yield lambda progress: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("starting", total=None)
+    with Bars(*columns, console=console(error=True), transient=True) as bars:
+        stages: list[tuple[str, TaskID]] = []
 
         def watch(progress: Progress) -> None:
-            bars.update(task, description=progress.stage, completed=progress.done, total=progress.total)
+            # A task of its own per stage: rich's time left follows from when a task began and how fast it went.
+            # (A stage that begins again, for the next target or column, begins at its first step.)
+            if not stages or stages[-1][0] != progress.stage or progress.done < bars.tasks[0].completed:
+                for _, task in stages:
+                    bars.remove_task(task)
+                stages[:] = [(progress.stage, bars.add_task(progress.stage, total=progress.total))]
+            bars.update(stages[-1][1], completed=progress.done, total=progress.total)
 
         yield watch
 
@@ -38,7 +45,6 @@ def waiting(what: str, quiet: bool) -> Generator[None]:
     if quiet or not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
 
-    with Console(stderr=True).status(what):
+    with console(error=True).status(what):
         yield

@@ -22,6 +22,7 @@ from reinvert.cli.common import (
 from reinvert.cli.flags import Chosen, add_method_flags
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, write_picture
 from reinvert.cli.progress import progress_bar
+from reinvert.cli.terminal import say
 from reinvert.differences import psnr
 from reinvert.image import to_image
 
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     write_picture(result.image, output, about)
     tell([output])
     for name, value in told.items():
-        print(f"PSNR to {name:22}{'identical' if math.isinf(value) else f'{value:6.2f} dB'}")
+        say(f"PSNR to {name:22}{'identical' if math.isinf(value) else f'{value:6.2f} dB'}")
     return 0
 
 

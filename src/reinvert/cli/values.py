@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from reinvert.fields import DEFAULT
+from reinvert.files import shown
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def kind_of(annotation: Any) -> Kind:
     if annotation is float or (_is_union(origin) and set(inner) <= {int, float}):
         return Kind("X", number)
     if annotation is str:
-        return Kind("TEXT", str)
+        return Kind("TEXT", text)
     if origin is Literal:
         return Kind("|".join(map(str, inner)), _choice(inner), choices=inner)
     if origin is tuple and inner == (str, ...):
@@ -82,7 +83,7 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ArgumentTypeError(f"takes a number, not {text!r}")
+        raise ArgumentTypeError(f"takes a number, not '{shown(text)}'")
     return value
 
 
@@ -91,7 +92,7 @@ def whole(text: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise ArgumentTypeError(f"takes a whole number, not {text!r}") from error
+        raise ArgumentTypeError(f"takes a whole number, not '{shown(text)}'") from error
 
 
 def share(text: str) -> float | tuple[float, float]:
@@ -106,19 +107,29 @@ def share(text: str) -> float | tuple[float, float]:
         case [start, end] if 0 <= start <= end <= 1:
             return start, end
         case _:
-            raise ArgumentTypeError(f"takes a share of the run such as 0.4 or 0.2:0.9, not {text!r}")
+            raise ArgumentTypeError(f"takes a share of the run such as 0.4 or 0.2:0.9, not '{shown(text)}'")
 
 
-def words(text: str) -> tuple[str, ...]:
+def text(given: str) -> str:
+    """Words for a model: UTF-8, without half characters."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        told = f"has half a character or a byte that is not UTF-8 at place {error.start + 1}; type it again"
+        raise ArgumentTypeError(told) from error
+    return given
+
+
+def words(given: str) -> tuple[str, ...]:
     """ "hat,sky" -> ("hat", "sky")."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    return tuple(word.strip() for word in text(given).split(",") if word.strip())
 
 
 def _pair(read: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
     def pair(text: str) -> tuple[str, Any]:
         word, sign, value = text.rpartition("=")
         if not sign or not word.strip():
-            raise ArgumentTypeError(f"takes WORD=VALUE such as dog=2, not {text!r}")
+            raise ArgumentTypeError(f"takes WORD=VALUE such as dog=2, not '{shown(text)}'")
         return word.strip(), read(value)
 
     return pair
@@ -148,7 +159,7 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ArgumentTypeError(f"takes JSON, not {text!r}") from error
+        raise ArgumentTypeError(f"takes JSON, not '{shown(text)}'") from error
 
 
 # --- showing ---------------------------------------------------------------------------------------------------

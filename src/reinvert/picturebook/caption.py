@@ -10,13 +10,13 @@ the seed, within the ranges that the bundled model was trained on.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from random import Random
 from typing import Any, cast
 
 from reinvert.errors import ReinvertError
+from reinvert.files import parse_json
 from reinvert.picturebook.scene import (
     BACKGROUNDS,
     COLORS,
@@ -135,10 +135,7 @@ def scene_json(scene: Scene) -> dict[str, Any]:
 
 def read_scene(text: str) -> Scene:
     """A scene from JSON: `scene_json`'s output, or the file that `reinvert draw` writes beside a picture."""
-    try:
-        given: Any = json.loads(text)
-    except ValueError as error:
-        raise ReinvertError(f"the scene is not JSON: {error}") from error
+    given: Any = parse_json(text, "the scene")
     given = cast(dict[str, Any], given)["scene"] if isinstance(given, dict) and "scene" in given else given
     scene = _fields(given, Scene, "the scene")
     things = scene.get("things")
