@@ -285,7 +285,7 @@ def null_text_gradients(model: StableDiffusion, x0: Tensor, asked: Settings, rep
 
     def steps(name: str, weights: bool, count: int = inner) -> None:
         model.unet.requires_grad_(weights)
-        phi = said.keys[1:].clone().requires_grad_()
+        phi = said.tokens[1:].clone().requires_grad_()
         optimizer = torch.optim.Adam([phi], lr=0.01)
         for _ in range(count):
             with torch.enable_grad():

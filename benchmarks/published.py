@@ -160,7 +160,7 @@ class MaterialisedAttention:
 def run(model: StableDiffusion, x0: Tensor, asked: Settings, clock: Callable[[], float] = time.perf_counter) -> Ran:
     """Edit the latents `x0` [1, channel, h, w]; `clock` may synchronise a device."""
     times = model.times(asked.steps)
-    said = model.encode_text([asked.source, asked.target, ""]).keys
+    said = model.encode_text([asked.source, asked.target, ""]).tokens
     source, both = said[:1], torch.cat([said[2:], said[2:], said[:2]])
 
     def noise(x: Tensor, time: int, text: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from reinvert.verbs import prepare
 def test_sizes_come_from_the_model(tiny, parity_model) -> None:
     assert (tiny.image_size, tiny.factor, tiny.multiple) == (32, 2, 4)
     assert (parity_model.image_size, parity_model.factor, parity_model.multiple) == (512, 8, 64)
-    assert tiny.encode_text([SOURCE, ""]).keys.shape == (2, 16, 12)
+    assert tiny.encode_text([SOURCE, ""]).tokens.shape == (2, 16, 12)
     assert tiny.encode(torch.zeros(2, 3, 32, 48)).shape == (2, 3, 16, 24)
     assert tiny.decode(torch.zeros(2, 3, 16, 24)).shape == (2, 3, 32, 48)
 
@@ -49,7 +49,7 @@ def test_layers_are_in_the_order_of_execution(tiny) -> None:
 def test_predictions_are_the_network_s(tiny64, tiny_v64) -> None:
     x = torch.randn(2, 1, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for model in (tiny64, tiny_v64):
-        text = model.encode_text([SOURCE, TARGET]).keys[:, None]
+        text = model.encode_text([SOURCE, TARGET]).tokens[:, None]
         with torch.no_grad():
             out = model.unet(x[:, 0], 501, encoder_hidden_states=text[:, 0].double()).sample[:, None]
         level = model.level(501)
@@ -61,7 +61,7 @@ def test_predictions_are_the_network_s(tiny64, tiny_v64) -> None:
 
 def test_the_text_is_cut_and_padded_to_the_model_s_length(tiny) -> None:
     long = " ".join(["cat"] * 100)
-    assert torch.equal(tiny.encode_text([long]).keys, tiny.encode_text([" ".join(["cat"] * 14)]).keys)
+    assert torch.equal(tiny.encode_text([long]).tokens, tiny.encode_text([" ".join(["cat"] * 14)]).tokens)
 
 
 def test_pictures_are_encoded_as_diffusers_does(tiny, tiny_folder) -> None:

@@ -99,10 +99,10 @@ def test_banks_are_averaged(tiny64, clean, tmp_path) -> None:
     case = Case(tiny64, (SOURCE,), ((TARGET,),), STEPS, path.path)
     hooks = Pix2PixZero(source_bank=cats, target_bank=(f"@{tmp_path / 'dogs.txt'}",)).bind(case)
     assert isinstance(hooks, _ZeroHooks)
-    said = hooks.text(path.speech(tiny64, [(TARGET,)]))
-    encode = lambda prompts: tiny64.encode_text(prompts).keys  # noqa: E731
+    said = hooks.text(path.conditioning(tiny64, [(TARGET,)]))
+    encode = lambda prompts: tiny64.encode_text(prompts).tokens  # noqa: E731
     wanted = encode([SOURCE])[0] + encode(dogs).mean(0) - encode(cats).mean(0)
-    assert gap(said.text.keys[1, 0], wanted) < 1e-6  # the encoder is run in batches of another size
+    assert gap(said.text.tokens[1, 0], wanted) < 1e-6  # the encoder is run in batches of another size
     with pytest.raises(ReinvertError, match="does not exist"):
         sentences(["@nowhere.txt"])
 

@@ -46,7 +46,7 @@ def test_interpolation(tiny64, source, share: float) -> None:
     a, b = naive.encode(tiny64, [SOURCE])[0].flatten(), naive.encode(tiny64, [""])[0].flatten()
     omega = math.acos(float(a @ b / a.norm() / b.norm()))
     wanted = math.sin((1 - share) * omega) / math.sin(omega) * a + math.sin(share * omega) / math.sin(omega) * b
-    null = NegativePrompt(interpolation=share).invert(source).null
+    null = NegativePrompt(interpolation=share).invert(source).null.tokens
     assert null is not None
     assert null.shape == (1, 1, 16, 12)
     assert gap(null.flatten(), wanted) < 1e-5  # embeddings are float32
@@ -69,4 +69,4 @@ def test_the_interpolation_is_a_share() -> None:
 def test_every_case_has_its_own_null(tiny64, clean) -> None:
     made = NegativePrompt().invert(Source(tiny64, clean, (SOURCE, TARGET), 2))
     assert made.null is not None
-    assert torch.equal(made.null[0], tiny64.encode_text([SOURCE, TARGET]).keys)
+    assert torch.equal(made.null.tokens[0], tiny64.encode_text([SOURCE, TARGET]).tokens)

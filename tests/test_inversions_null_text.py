@@ -45,8 +45,8 @@ def test_the_learned_embeddings_are_those_of_the_naive_loop(tiny64, source, path
     learned, followed, taken = slow
     made, cost = spent(source, NullText(inner=4))
     assert made.null is not None
-    assert made.null.shape == (STEPS, 1, 16, 12)
-    assert gap(made.null[:, 0], torch.stack(learned)) < ALIKE
+    assert made.null.tokens.shape == (STEPS, 1, 16, 12)
+    assert gap(made.null.tokens[:, 0], torch.stack(learned)) < ALIKE
     assert cost.backwards == sum(taken)
     assert cost.forwards == STEPS + sum(1 + n + 1 for n in taken)
     assert gap(made.path[:, 0], torch.cat(path)) < 1e-9  # the path is the inversion's own
@@ -85,9 +85,9 @@ def test_without_attention_rules_the_single_branch_target_is_ddim_s(tiny64, sour
 
 def test_no_inner_steps_are_ddim(tiny64, source) -> None:
     made, cost = spent(source, NullText(inner=0))
-    empty = tiny64.encode_text([""]).keys
+    empty = tiny64.encode_text([""]).tokens
     assert made.null is not None
-    assert torch.equal(made.null, empty.expand(STEPS, 1, -1, -1))
+    assert torch.equal(made.null.tokens, empty.expand(STEPS, 1, -1, -1))
     assert cost.backwards == 0
     a = watch_walk(tiny64, made, [TARGET], [P2P()])[-1]
     assert gap(a, watch_walk(tiny64, DDIM().invert(source), [TARGET], [P2P()])[-1]) < 1e-12
@@ -96,7 +96,7 @@ def test_no_inner_steps_are_ddim(tiny64, source) -> None:
 def test_the_first_adam_step_moves_every_element_by_the_rate(tiny64, source) -> None:
     made, _ = spent(source, NullText(inner=1))
     assert made.null is not None
-    phi = [tiny64.encode_text([""]).keys, *made.null]
+    phi = [tiny64.encode_text([""]).tokens, *made.null.tokens]
     for s in range(STEPS):
         rate = 0.01 * (1 - s / 100)
         moved = (phi[s + 1] - phi[s]).abs()
@@ -108,7 +108,7 @@ def test_the_first_adam_step_moves_every_element_by_the_rate(tiny64, source) -> 
 def test_ten_steps_stay_within_adam_s_worst_case(tiny64, source) -> None:
     made, _ = spent(source, NullText())
     assert made.null is not None
-    phi = [tiny64.encode_text([""]).keys, *made.null]
+    phi = [tiny64.encode_text([""]).tokens, *made.null.tokens]
     for s in range(STEPS):
         assert (phi[s + 1] - phi[s]).abs().max() <= 10 * 3.2 * 0.01 * (1 - s / 100)
 
@@ -150,7 +150,7 @@ def test_cases_of_a_batch_stop_each_on_their_own(tiny64, clean) -> None:
     assert together.null is not None
     for i, (one, _) in enumerate(alone):
         assert one.null is not None
-        assert gap(together.null[:, i], one.null[:, 0]) < ALIKE
+        assert gap(together.null.tokens[:, i], one.null.tokens[:, 0]) < ALIKE
     assert cost.backwards == sum(c.backwards for _, c in alone)
     assert cost.forwards == sum(c.forwards for _, c in alone)
 

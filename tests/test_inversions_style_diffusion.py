@@ -309,13 +309,13 @@ def test_targets_are_modulated_in_their_window_and_the_source_always(
     tiny64, learned, tau_v: float, modulated: int
 ) -> None:
     """s < N tau_v, strictly; each branch modulates its own text; keys are the words."""
-    plain = learned.speech(tiny64, ((TARGET,),))
-    speech = StandIn(tau_v=tau_v).speech(learned, plain)
-    keys, (scale, shift) = plain.text.keys, (learned.kept[n].to(plain.text.keys) for n in ("scale", "shift"))
-    assert len(speech.at_step) == STEPS
-    for s, said in enumerate(speech.at_step):
+    plain = learned.conditioning(tiny64, ((TARGET,),))
+    conditioning = StandIn(tau_v=tau_v).conditioning(learned, plain)
+    keys, (scale, shift) = plain.text.tokens, (learned.kept[n].to(plain.text.tokens) for n in ("scale", "shift"))
+    assert len(conditioning.at_step) == STEPS
+    for s, said in enumerate(conditioning.at_step):
         assert said.values is not None
-        assert torch.equal(said.keys, keys)
+        assert torch.equal(said.tokens, keys)
         assert torch.equal(said.values[0], keys[0] * scale[s] + shift[s])
         assert torch.equal(said.values[1], keys[1] * scale[s] + shift[s] if s < modulated else keys[1])
 

@@ -67,7 +67,7 @@ def test_it_is_the_naive_loop(tiny64, clean, made) -> None:
     trajectory, cost = made
     assert trajectory.kept["text"].shape == (STEPS, 1, 16, 12)
     assert gap(trajectory.kept["text"][:, 0], torch.stack(learned)) < ALIKE
-    assert gap(trajectory.kept["text"][0], tiny64.encode_text([SOURCE]).keys) > 1e-2  # it did learn
+    assert gap(trajectory.kept["text"][0], tiny64.encode_text([SOURCE]).tokens) > 1e-2  # it did learn
     assert cost.backwards == sum(taken)
     assert cost.forwards == STEPS + sum(1 + n + 1 for n in taken)
     for s, x in enumerate(watch_walk(tiny64, trajectory)):

@@ -17,12 +17,12 @@ from reinvert.inversions.negative_prompt import NegativePrompt
 from reinvert.inversions.null_text import NullText
 from reinvert.loop import State, last, walk
 from reinvert.steps import ddim
-from reinvert.text import Side, Speech, Text
+from reinvert.text import Conditioning, Side, Text
 
 
-def speech(model, *prompts: str) -> Speech:
-    said = model.encode_text([*prompts, ""]).keys
-    return Speech(Text(said[:-1, None]), Text(said[-1:]))
+def conditions(model, *prompts: str) -> Conditioning:
+    said = model.encode_text([*prompts, ""]).tokens
+    return Conditioning(Text(said[:-1, None]), Text(said[-1:]))
 
 
 def start(branches: int = 2) -> State:
@@ -32,7 +32,7 @@ def start(branches: int = 2) -> State:
 
 def test_the_loop_yields_every_step_and_computes_nothing_ahead(tiny64) -> None:
     before = tiny64.tally.copy()
-    walked = walk(tiny64, tiny64.times(3), start(), speech(tiny64, SOURCE, TARGET), guidance=(7.5, 7.5), step=ddim)
+    walked = walk(tiny64, tiny64.times(3), start(), conditions(tiny64, SOURCE, TARGET), guidance=(7.5, 7.5), step=ddim)
     assert tiny64.tally == before
     seen = []
     for moment, state in walked:
@@ -43,18 +43,18 @@ def test_the_loop_yields_every_step_and_computes_nothing_ahead(tiny64) -> None:
 
 def test_a_walk_that_is_left_early_leaves_the_network_alone(tiny64) -> None:
     former = dict(tiny64.unet.attn_processors)
-    walked = walk(tiny64, tiny64.times(3), start(), speech(tiny64, SOURCE, TARGET), guidance=(7.5, 7.5), step=ddim)
+    walked = walk(tiny64, tiny64.times(3), start(), conditions(tiny64, SOURCE, TARGET), guidance=(7.5, 7.5), step=ddim)
     next(walked)
     walked.close()
     assert all(tiny64.unet.attn_processors[k] is p for k, p in former.items())
-    again = walk(tiny64, tiny64.times(1), start(), speech(tiny64, SOURCE, TARGET), guidance=(1.0, 1.0), step=ddim)
+    again = walk(tiny64, tiny64.times(1), start(), conditions(tiny64, SOURCE, TARGET), guidance=(1.0, 1.0), step=ddim)
     assert last(again).x.isfinite().all()
 
 
 def test_the_guided_step_is_the_textbook_s(tiny64) -> None:
-    said, state, w = speech(tiny64, SOURCE, TARGET), start(), 3.0
+    said, state, w = conditions(tiny64, SOURCE, TARGET), start(), 3.0
     (moment, after), *_ = walk(tiny64, tiny64.times(2), state, said, guidance=(w, 1.0), step=ddim)
-    null = tiny64.answer(state.x[:1], Text(said.empty.keys[None]), moment.t, None)[0]
+    null = tiny64.answer(state.x[:1], Text(said.empty.tokens[None]), moment.t, None)[0]
     text = tiny64.answer(state.x, said.text, moment.t, None)
     for branch, noise in ((0, null + w * (text[0] - null)), (1, text[1])):
         clean = (state.x[branch] - moment.level.noise * noise) / moment.level.signal
@@ -100,20 +100,20 @@ N0, N1, T0, T1 = (Row(side, branch) for side in Side for branch in (0, 1))
 def test_only_rows_that_something_reads_are_evaluated(tiny64, guidance, anchored: bool, sides, rows) -> None:
     state, hooks, before = start(), Asked(sides), tiny64.tally.copy()
     anchor = Anchor(state.x[:1].expand(2, -1, -1, -1, -1)) if anchored else None
-    said = speech(tiny64, SOURCE, TARGET)
+    said = conditions(tiny64, SOURCE, TARGET)
     last(walk(tiny64, tiny64.times(1), state, said, guidance=guidance, step=ddim, hooks=hooks, anchor=anchor))
     assert {row for seen in hooks.rows for row in seen} == rows
     assert tiny64.tally.since(before).forwards == len(rows)
 
 
 def test_one_row_answers_for_both_sides_where_both_hear_the_same(tiny64) -> None:
-    said = speech(tiny64, SOURCE, TARGET)
-    same = Speech(said.text, said.empty, said.text.keys[0][None])
+    said = conditions(tiny64, SOURCE, TARGET)
+    same = Conditioning(said.text, said.empty, said.text[:1])
     state, hooks, before = start(), Asked(), tiny64.tally.copy()
     x = last(walk(tiny64, tiny64.times(1), state, same, guidance=(7.5, 7.5), step=ddim, hooks=hooks)).x
     assert tiny64.tally.since(before).forwards == 3
     assert (N0, N1) in hooks.rows  # the rule of the null side still sees the source's row
-    plain = last(walk(tiny64, tiny64.times(1), start(1), speech(tiny64, SOURCE), guidance=(1.0,), step=ddim)).x
+    plain = last(walk(tiny64, tiny64.times(1), start(1), conditions(tiny64, SOURCE), guidance=(1.0,), step=ddim)).x
     assert gap(x[:1], plain) < 1e-10
 
 
@@ -130,7 +130,7 @@ def test_a_rule_sees_one_side_at_a_time_and_every_branch_of_it(tiny64) -> None:
             assert q.shape[3] == site.grid[0] * site.grid[1]
             return super().attend(q, k, v, site)
 
-    said = speech(tiny64, SOURCE, TARGET)
+    said = conditions(tiny64, SOURCE, TARGET)
     last(walk(tiny64, tiny64.times(1), start(), said, guidance=(7.5, 7.5), step=ddim, hooks=Shapes()))
     wanted = set()
     for side in Side:

@@ -21,7 +21,7 @@ from reinvert.inversions.base import Source
 from reinvert.level import FINAL, Level, Moment, Split
 from reinvert.loop import Predictor, State, add_noise, last, moments, walk
 from reinvert.steps import ddim
-from reinvert.text import Speech, Text
+from reinvert.text import Conditioning, Text
 
 # t, abar_t, abar_prev, A, Bc of section 1.1, at 50 steps
 TABLE = [
@@ -55,12 +55,12 @@ class Fixed:
         return self._noise(x, time)
 
 
-def speech(branches: int = 1) -> Speech:
-    return Speech(Text(torch.zeros(branches, 1, 4, 2)), Text(torch.zeros(1, 4, 2)))
+def conditions(branches: int = 1) -> Conditioning:
+    return Conditioning(Text(torch.zeros(branches, 1, 4, 2)), Text(torch.zeros(1, 4, 2)))
 
 
 def take(model, x: torch.Tensor, noise, times) -> torch.Tensor:
-    predictor_free = walk(Fixed(model, noise), times, State((x,)), speech(), guidance=(1.0,), step=ddim)
+    predictor_free = walk(Fixed(model, noise), times, State((x,)), conditions(), guidance=(1.0,), step=ddim)
     return last(predictor_free).x
 
 
@@ -230,7 +230,7 @@ def test_the_step_moves_only_the_latents_it_predicts(tiny) -> None:
     x = random(4, 2, 1, 3, 4, 4)
     state = State((x,), memory=(torch.ones(1),))
     moment = next(iter(moments(tiny, tiny.times(2))))
-    predictor = Predictor(Fixed(tiny, lambda x, time: x), speech(2), (1.0, 1.0), Hooks(), (0, 1))
+    predictor = Predictor(Fixed(tiny, lambda x, time: x), conditions(2), (1.0, 1.0), Hooks(), (0, 1))
     after = ddim(state, predictor, moment)
     assert torch.equal(after.memory[0], torch.ones(1))
     assert len(after.latents) == 1
@@ -255,7 +255,7 @@ def test_a_step_asks_where_it_says(tiny) -> None:
         assert torch.equal(predict.answer(state.x, moment.asking(17.5)), torch.zeros_like(state.x))
         return replace(state, latents=(predict(state.x, moment).at(moment.next_level),))
 
-    last(walk(Fixed(tiny, note), (401, 501), State((random(0),)), speech(), guidance=(1.0,), step=step))
+    last(walk(Fixed(tiny, note), (401, 501), State((random(0),)), conditions(), guidance=(1.0,), step=step))
     # the memory of the source's row knows the time as well as the latents
     assert asked == [401, 451, 17.5, 501]
 
@@ -263,7 +263,7 @@ def test_a_step_asks_where_it_says(tiny) -> None:
 def test_the_middle_is_read_at_its_own_level(tiny) -> None:
     x, e = random(0), random(1)
     moment = next(iter(moments(tiny, (401, 501)))).asking(451, tiny.level(451))
-    split = Predictor(Fixed(tiny, lambda x, time: e), speech(), (1.0,), Hooks(), (0,))(x, moment)
+    split = Predictor(Fixed(tiny, lambda x, time: e), conditions(), (1.0,), Hooks(), (0,))(x, moment)
     assert gap(split.at(tiny.level(451)), x) < 1e-12
     assert gap(split.noise, e) == 0
 

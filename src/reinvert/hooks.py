@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reinvert.errors import ReinvertError
 from reinvert.level import Moment
-from reinvert.text import Side, Speech
+from reinvert.text import Conditioning, Side
 
 Kind = Literal["self", "cross"]
 
@@ -84,9 +84,9 @@ class Hooks:
         """Whether `attend` may differ from plain attention at layers of this kind now (a saving, not a filter)."""
         return False
 
-    def text(self, speech: Speech) -> Speech:
-        """Change what is said to the branches, once, before the walk."""
-        return speech
+    def text(self, conditioning: Conditioning) -> Conditioning:
+        """Change what the branches are conditioned on, once, before the walk."""
+        return conditioning
 
     def nudge(self, x: Tensor, look: Look, moment: Moment) -> Nudged:
         """Change the latents before the prediction; `look` asks the network.
@@ -133,10 +133,10 @@ class Chain(Hooks):
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return any(part.touches(kind, moment) for part in self.parts)
 
-    def text(self, speech: Speech) -> Speech:
+    def text(self, conditioning: Conditioning) -> Conditioning:
         for part in self.parts:
-            speech = part.text(speech)
-        return speech
+            conditioning = part.text(conditioning)
+        return conditioning
 
     def nudge(self, x: Tensor, look: Look, moment: Moment) -> Nudged:
         nudged: Nudged = x

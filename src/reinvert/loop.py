@@ -18,7 +18,7 @@ from reinvert.backbones.base import Backbone
 from reinvert.errors import NonFiniteError
 from reinvert.hooks import Call, Hooks, Nudged, Row
 from reinvert.level import Level, Moment, Split, Time
-from reinvert.text import Side, Speech, Text, join
+from reinvert.text import Conditioning, Side, Text, join
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Predictor:
     """
 
     model: Backbone
-    speech: Speech
+    conditioning: Conditioning
     guidance: Guidance
     hooks: Hooks
     live: tuple[int, ...]
@@ -100,7 +100,7 @@ class Predictor:
         rows = [row for row in rows if row not in known]
         if not rows:
             return known | {row: known[other] for row, other in alias.items()}
-        said = join([self.speech.side(row.side, row.branch, moment.index)[None] for row in rows])
+        said = join([self.conditioning.side(row.side, row.branch, moment.index)[None] for row in rows])
         call = Call(tuple(rows), alias, moment, self.hooks)
         with torch.no_grad():
             seen = torch.stack([sides[row.side][row.branch] for row in rows])
@@ -138,8 +138,8 @@ class Predictor:
         return sorted(wanted), alias
 
     def _says_the_same(self, moment: Moment) -> bool:
-        null = self.speech.side(Side.NULL, 0, moment.index)
-        return null.same_as(self.speech.side(Side.TEXT, 0, moment.index))
+        null = self.conditioning.side(Side.NULL, 0, moment.index)
+        return null.same_as(self.conditioning.side(Side.TEXT, 0, moment.index))
 
 
 Step = Callable[[State, Predictor, Moment], State]
@@ -168,7 +168,7 @@ def walk(
     model: Backbone,
     times: Sequence[Time],
     state: State,
-    speech: Speech,
+    conditioning: Conditioning,
     *,
     guidance: Guidance,
     step: Step,
@@ -181,11 +181,11 @@ def walk(
     Raises `NonFiniteError` (naming the step and `who`) as soon as a latent is not finite.
     """
     hooks = hooks or Hooks()
-    speech = hooks.text(speech)
+    conditioning = hooks.text(conditioning)
     branches = tuple(range(state.x.shape[0]))
     for moment in moments(model, times):
         live = anchor.live(branches, moment) if anchor else branches
-        predict = Predictor(model, speech, guidance, hooks, live)
+        predict = Predictor(model, conditioning, guidance, hooks, live)
         before = state
         with model.attending(hooks.features()):
             state = step(state, predict, moment)

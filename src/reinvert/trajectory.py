@@ -29,7 +29,7 @@ from reinvert.hooks import Hooks
 from reinvert.image import MAX_ASPECT, Write, atomic_write
 from reinvert.level import Moment, Time
 from reinvert.loop import Guidance, State, Step, walk
-from reinvert.text import Speech, Text
+from reinvert.text import Conditioning, Text
 
 Kept = tuple[Literal["one", "step", "level"], Literal["latent", "text"]]
 """The shape of a tensor that an inversion needs again: its first axis (`one` entry, one a `step`, or one a `level`,
@@ -48,7 +48,7 @@ class Method(Protocol):
         """How the latents move on the way down."""
         ...
 
-    def speech(self, trajectory: Trajectory, speech: Speech) -> Speech:
+    def conditioning(self, trajectory: Trajectory, conditioning: Conditioning) -> Conditioning:
         """What is said on the way down, if more than the prompts and the null side."""
         ...
 
@@ -64,8 +64,8 @@ class Trajectory:
 
     `path` is [N + 1, case, channel, h, w], index 0 = clean, N = noisiest: the latents of the inversion, or those
     the source is to follow; N is the number of steps that are walked. `steps` is the number of the whole grid; `times`
-    the N + 1 times that are walked, empty where that is the model's whole grid. `null` is [N or 1, case, token, dim]
-    or None (the empty prompt). `kept` is what else the inversion needs again, [.., case, ..] with the case on axis 1.
+    the N + 1 times that are walked, empty where that is the model's whole grid. `null` is [N or 1, case]
+    or None (what no prompt is). `kept` is what else the inversion needs again, [.., case, ..] with the case on axis 1.
     `pulled` is the anchor without its path, or None if the source walks freely. `guidance` is the scale a null side
     was fitted to, if any; `source_guidance` the source's own scale, where it differs from that of the targets.
 
@@ -80,7 +80,7 @@ class Trajectory:
     settings: Mapping[str, Any]
     schedule: str
     model: Fingerprint
-    null: Tensor | None = None
+    null: Text | None = None
     null_for_targets: bool = True
     pulled: Mapping[str, Any] | None = None
     guidance: float | None = None
@@ -110,18 +110,21 @@ class Trajectory:
         """[case, channel, h, w], the noisiest latent."""
         return self.path[-1]
 
+    def grid(self, model: Backbone) -> tuple[Time, ...]:
+        """The times that are walked, from noise to clean."""
+        return self.times or model.times(self.steps, (self.path.shape[-2], self.path.shape[-1]))
+
     @property
     def anchor(self) -> Anchor | None:
         return None if self.pulled is None else Anchor(self.path, **self.pulled)
 
-    def speech(self, model: Backbone, targets: Sequence[Sequence[str]]) -> Speech:
-        """What is said when the source is edited to `targets` (one list of prompts per target branch)."""
+    def conditioning(self, model: Backbone, targets: Sequence[Sequence[str]]) -> Conditioning:
+        """What an edit of the source to `targets` (one list of prompts per target branch) is conditioned on."""
         cases = len(self.prompts)
-        said = model.encode_text([*self.prompts, *(p for target in targets for p in target), ""])
-        text = Text(said.keys[:-1].unflatten(0, (1 + len(targets), cases)))
-        empty = Text(said.keys[-1:].expand(cases, -1, -1))
-        null = None if self.null is None else self.null.to(model.device)
-        return Speech(text, empty, null, self.null_for_targets)
+        text = model.encode_text([*self.prompts, *(p for target in targets for p in target)])
+        text = text.map(lambda tensor: tensor.reshape(1 + len(targets), cases, *tensor.shape[1:]))
+        null = None if self.null is None else self.null.map(lambda tensor: tensor.to(model.device))
+        return Conditioning(text, model.nothing(cases), null, self.null_for_targets)
 
     def walk(
         self,
@@ -143,9 +146,9 @@ class Trajectory:
         scales: Guidance = (own, *(guidance,) * len(targets))
         return walk(
             model,
-            self.times or model.times(self.steps),
+            self.grid(model),
             maker.begin(self, branches, model.device),
-            maker.speech(self, self.speech(model, targets)),
+            maker.conditioning(self, self.conditioning(model, targets)),
             guidance=scales,
             step=self.stepper or maker.step(self),
             hooks=hooks,
@@ -177,12 +180,18 @@ class Trajectory:
             raise self._unfit(f"latents of shape {list(latent)}, and {model.name} takes {list(model.latent_shape)}")
         for time in self.times:
             model.level(time)  # refuses one beyond its schedule
-        text = tuple(model.encode_text([""]).keys.shape[1:])
+        nothing = model.nothing(1)
+        text = tuple(nothing.tokens.shape[1:])
+        pooled = None if nothing.pooled is None else tuple(nothing.pooled.shape[1:])
         cases, walked, keeps = len(self.prompts), self.walked, self.maker.keeps
         first = {"one": 1, "step": walked, "level": walked + 1}
         behind = {"latent": tuple(latent), "text": text}
-        if self.null is not None and tuple(self.null.shape[2:]) != text:
-            raise self._unfit(f"a null side of shape {list(self.null.shape[2:])}, and {model.name} takes {list(text)}")
+        if self.null is not None:
+            for tensor, wanted in ((self.null.tokens, text), (self.null.pooled, pooled)):
+                shape = None if tensor is None else tuple(tensor.shape[2:])
+                if shape != wanted:
+                    had, takes = (f"{'nothing' if s is None else list(s)}" for s in (shape, wanted))
+                    raise self._unfit(f"a null side of shape {had}, and {model.name} takes {takes}")
         for name in sorted({*keeps, *self.kept}):
             shape = (first[keeps[name][0]], cases, *behind[keeps[name][1]]) if name in keeps else None
             found = tuple(self.kept[name].shape) if name in self.kept else None
@@ -208,13 +217,13 @@ class Trajectory:
         if self.kept:
             raise ReinvertError(f"a trajectory of {self.inversion} cannot be begun later than its start")
         null = self.null if self.null is None or len(self.null) == 1 else self.null[skip:]
-        times = (self.times or model.times(self.steps))[skip:]
+        times = self.grid(model)[skip:]
         return replace(self, path=self.path[: self.walked - skip + 1], times=times, null=null)
 
     def case(self, index: int) -> Trajectory:
         """One case of the batch, as a trajectory of its own."""
         pick = slice(index, index + 1)
-        null = None if self.null is None else self.null[:, pick].clone()
+        null = None if self.null is None else self.null[:, pick].map(Tensor.clone)
         kept = {name: tensor[:, pick].clone() for name, tensor in self.kept.items()}
         return replace(self, path=self.path[:, pick].clone(), prompts=(self.prompts[index],), null=null, kept=kept)
 
@@ -227,7 +236,9 @@ class Trajectory:
         keep = torch.float16 if half else self.path.dtype
         tensors = {"path": self.path.to("cpu", keep).contiguous()}
         if self.null is not None:
-            tensors["null"] = self.null.to("cpu", torch.float16 if half else torch.float32).contiguous()
+            for name, tensor in (("null", self.null.tokens), (_NULL_POOLED, self.null.pooled)):
+                if tensor is not None:
+                    tensors[name] = tensor.to("cpu", torch.float16 if half else torch.float32).contiguous()
         for name, tensor in self.kept.items():
             tensors[_KEPT + name] = tensor.to("cpu", torch.float16 if half else tensor.dtype).contiguous()
         header = {
@@ -284,7 +295,7 @@ class Trajectory:
             settings=header.settings,
             schedule=header.schedule,
             model=Fingerprint(header.model.config, tuple(header.model.probe)),
-            null=wide.get("null"),
+            null=Text(wide["null"], wide.get(_NULL_POOLED)) if "null" in wide else None,
             null_for_targets=header.null_for_targets,
             pulled=said["pulled"],
             guidance=header.guidance,
@@ -296,6 +307,7 @@ class Trajectory:
 
 
 _KEPT = "kept."
+_NULL_POOLED = "null.pooled"
 
 
 def _damaged(name: str, why: str = "") -> ReinvertError:
@@ -311,21 +323,22 @@ def _require_sound(header: TrajectoryHeader, tensors: Mapping[str, Tensor], name
         found = "no path" if path is None else f"a path of shape {list(path.shape)}"
         raise _damaged(name, f"{found}, not [{walked + 1}, {cases}, channel, h, w]")
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point() or not (key in ("path", "null") or key.startswith(_KEPT)):
+        if not tensor.is_floating_point() or not (key in ("path", "null", _NULL_POOLED) or key.startswith(_KEPT)):
             raise _damaged(name, f"a tensor {shown(key)!r} of {tensor.dtype} is not one of a trajectory's")
         if tensor.ndim < 2 or tensor.shape[1] != cases:
             raise _damaged(name, f"the tensor {shown(key)!r} is not of {cases} pictures")
     if null is not None and (null.ndim != 4 or len(null) not in (1, walked)):
         raise _damaged(name, f"a null side of shape {list(null.shape)}, not [{walked} or 1, {cases}, token, dim]")
+    pooled = tensors.get(_NULL_POOLED)
+    if pooled is not None and (null is None or pooled.ndim != 3 or len(pooled) != len(null)):
+        raise _damaged(name, f"a pooled null side of shape {list(pooled.shape)}")
     if any(a <= b for a, b in pairwise(header.times)) or walked > header.steps:
         raise _damaged(name, "its times do not go down, or are more than its steps")
 
 
-def spoken(model: Backbone, prompts: Sequence[str], empty: str = "") -> Speech:
-    """The speech of a source alone: one branch that says `prompts`."""
-    said = model.encode_text([*prompts, empty])
-    n = len(prompts)
-    return Speech(Text(said.keys[None, :n]), Text(said.keys[n:].expand(n, -1, -1)))
+def source_conditioning(model: Backbone, prompts: Sequence[str]) -> Conditioning:
+    """What a source alone is conditioned on: one branch with these prompts, one per case."""
+    return Conditioning(model.encode_text(prompts)[None], model.nothing(len(prompts)))
 
 
-__all__ = ["FORMAT", "SUFFIX", "Trajectory", "spoken"]
+__all__ = ["FORMAT", "SUFFIX", "Trajectory", "source_conditioning"]

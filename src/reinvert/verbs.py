@@ -170,7 +170,7 @@ def edit(
         method = _inversion(inversion, for_inversion)
         check_pair(method, editors, masked=mask is not None, guidance=guidance)
         steps = DEFAULT_STEPS if steps is None else steps
-        model.times(steps)
+        model.times(steps, model.latent_shape[1:])
         prepared = prepare(model, pictures, fit)
         _check_words(model, editors, sources, targets, prepared.latents[None], steps, own, mask is not None)
         masks = _mask(mask, prepared, None)

@@ -51,7 +51,7 @@ def middle(model) -> Moment:
 
 def said(model) -> Text:
     """[row, case, token, dim] of four rows, null side first."""
-    keys = model.encode_text(["", "", SOURCE, TARGET]).keys
+    keys = model.encode_text(["", "", SOURCE, TARGET]).tokens
     return Text(keys[:, None].expand(-1, 2, -1, -1))
 
 
@@ -94,7 +94,7 @@ def test_rows_one_by_one_equal_all_together(model, x, middle) -> None:
     for i in range(4):
         assert gap(model.answer(x[i : i + 1], text[i : i + 1], middle.ask, None), together[i : i + 1]) < 1e-10
         for case in range(2):
-            one = Text(text.keys[i : i + 1, case : case + 1])
+            one = Text(text.tokens[i : i + 1, case : case + 1])
             alone = model.answer(x[i : i + 1, case : case + 1], one, middle.ask, None)
             assert gap(alone[0, 0], together[i, case]) < 1e-10
 

@@ -200,7 +200,7 @@ def test_the_first_learned_embedding(parity_model, recorded, recorded_json, monk
     learned = fits[0].learned[0]
     tolerance = allowed(recorded_json, "null-text embeddings steps 0-2")
     assert relative_l2(learned, recorded["p1_nti.uncond0"]) < tolerance
-    moved = learned - parity_model.encode_text([""]).keys
+    moved = learned - parity_model.encode_text([""]).tokens
     assert moved.norm() / recorded["p1_nti.uncond0"].norm() > 50 * tolerance  # it did learn
 
 
@@ -210,12 +210,12 @@ def test_null_text(run, recorded, recorded_json) -> None:
     assert made.trajectory.null is not None
     tolerance = allowed(recorded_json, LEARNED)
     for step in (0, 4, 9):
-        assert relative_l2(made.trajectory.null[step], recorded[f"p1_nti.uncond{step}"]) < tolerance
+        assert relative_l2(made.trajectory.null.tokens[step], recorded[f"p1_nti.uncond{step}"]) < tolerance
     for row in range(2):
         assert relative_l2(made.result.latents[row], recorded["p1_nti.final"][row]) < tolerance
     assert made.result.forwards <= 10 + 10 * 12 + 40
     deltas = recorded_json["entries"]["p1_nti"]["uncond_delta_rms"]
-    null = made.trajectory.null[:, 0]
+    null = made.trajectory.null.tokens[:, 0]
     for step in range(10):
         rms = (null[step] - null[0]).square().mean().sqrt().item()
         assert rms == pytest.approx(deltas[step], abs=1e-3)
@@ -227,7 +227,7 @@ def test_null_text(run, recorded, recorded_json) -> None:
 def test_text_embeddings(parity_model, unit, unit_json, recorded_json) -> None:
     tolerance = allowed(recorded_json, "unit (text, vae, unet single forward)")
     prompts = list(unit_json["prompts"])
-    keys = parity_model.encode_text(prompts).keys
+    keys = parity_model.encode_text(prompts).tokens
     for prompt, row in zip(prompts, keys, strict=True):
         assert relative_l2(row, unit[f"text.{unit_json['prompts'][prompt]['index']}"]) < tolerance
 
@@ -243,7 +243,7 @@ def test_the_round_trip_through_the_vae(parity_model, unit, recorded, recorded_j
 
 @pytest.mark.parametrize("t", [1, 501, 700, 981])
 def test_single_predictions(parity_model, unit, recorded_json, t: int) -> None:
-    text = parity_model.encode_text(["a cat sitting on a table", "a dog sitting on a table"]).keys
+    text = parity_model.encode_text(["a cat sitting on a table", "a dog sitting on a table"]).tokens
     noise = parity_model.answer(unit["unet.in"][:, None], Text(text[:, None]), t, None)
     tolerance = allowed(recorded_json, "unit (text, vae, unet single forward)")
     assert relative_l2(noise[:, 0], unit[f"unet.out.t{t}"]) < tolerance

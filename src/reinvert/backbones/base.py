@@ -91,9 +91,12 @@ class Backbone(Protocol):
         """The denoiser, whose modules `layers` and an editor's `features` name."""
         ...
 
-    def times(self, steps: int, offset: int | None = None) -> tuple[Time, ...]:
-        """steps + 1 times from noise to clean, ending with `level.FINAL`; `offset` shifts the grid where a method
-        has its own (0: the last step stands at time 0)."""
+    def times(self, steps: int, latent: tuple[int, int], offset: int | None = None) -> tuple[Time, ...]:
+        """steps + 1 times from noise to clean for latents of (h, w), which a flow's grid may depend on.
+
+        `offset` shifts the whole timesteps of a diffusion model where a method has its own grid (0: the last step
+        stands at time 0).
+        """
         ...
 
     def level(self, time: Time) -> Level:
@@ -101,7 +104,11 @@ class Backbone(Protocol):
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """[prompt, token, dim] float32."""
+        """Encoded prompts, [prompt], in float32."""
+        ...
+
+    def nothing(self, n: int) -> Text:
+        """What no prompt is, [n]: the encoding of "", or whatever else the model was trained with."""
         ...
 
     def encode(self, images: Tensor) -> Tensor:
@@ -114,7 +121,7 @@ class Backbone(Protocol):
 
     def answer(self, x: Tensor, text: Text, time: Time, call: Call | None) -> Tensor:
         """What the network predicts by nature (noise, v, velocity) for x [row, case, channel, h, w] given text [row,
-        case, token, dim], told `time`; in x's shape and dtype.
+        case], told `time`; in x's shape and dtype.
 
         With a `call`, its rules act on the attention layers; without, the network is left alone.
         """

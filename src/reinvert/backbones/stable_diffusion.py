@@ -78,8 +78,8 @@ class StableDiffusion:
 
     # --- time ---------------------------------------------------------------------------------------------------
 
-    def times(self, steps: int, offset: int | None = None) -> tuple[Time, ...]:
-        """steps + 1 times from noise to clean, on the scheduler's own grid, ending with `FINAL`."""
+    def times(self, steps: int, latent: tuple[int, int] | None = None, offset: int | None = None) -> tuple[Time, ...]:
+        """steps + 1 times from noise to clean, on the scheduler's own grid, whatever the size; the last is `FINAL`."""
         limit = int(self._scheduler.config.num_train_timesteps)
         if not 1 <= steps <= limit:
             raise ReinvertError(f"{steps} steps cannot be taken; choose between 1 and {limit}")
@@ -110,6 +110,10 @@ class StableDiffusion:
         out = self.text_encoder(rows.input_ids.to(self.device), attention_mask=mask)
         return Text(out[0].float())
 
+    def nothing(self, n: int) -> Text:
+        """The encoding of ""."""
+        return self.encode_text([""]).expand(n)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
@@ -139,7 +143,7 @@ class StableDiffusion:
             out = self.unet(
                 flat.to(self.dtype),
                 torch.full((len(flat),), max(int(time), 0), device=x.device),
-                encoder_hidden_states=text.keys.flatten(0, 1).to(self.dtype),
+                encoder_hidden_states=text.tokens.flatten(0, 1).to(self.dtype),
                 cross_attention_kwargs=carried,
                 return_dict=False,
             )[0]

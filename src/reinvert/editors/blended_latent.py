@@ -49,7 +49,8 @@ class BlendedLatent(Editor):
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
         model, clean = case.model, trajectory.path[0]
         published = self.compat == "published"
-        times = model.times(trajectory.steps, offset=0 if published else None)[int(self.skip * trajectory.steps) :]
+        grid = model.times(trajectory.steps, case.latent, 0 if published else None)
+        times = grid[int(self.skip * trajectory.steps) :]
         noise = draws(clean, case.seed)
         first = next(noise)
         start = first if published else add_noise(clean, first, model.level(times[0]))

@@ -26,7 +26,6 @@ from reinvert.inversions.base import Inversion
 from reinvert.level import Moment
 from reinvert.loop import add_noise
 from reinvert.noise import draws
-from reinvert.text import Text
 from reinvert.trajectory import Trajectory
 
 
@@ -97,16 +96,16 @@ class _DiffEditHooks(Hooks):
         """Where the target's prediction differs from the source's, as 0 and 1: [target, case, 1, h, w]."""
         method, case = self.method, self.case
         model, clean = case.model, case.path[0]
-        grid, steps = model.times(case.grid_steps), case.grid_steps
+        grid, steps = model.times(case.grid_steps, case.latent), case.grid_steps
         time = grid[steps - max(1, int(method.mask_strength * steps))]
         level, noises = model.level(time), islice(draws(clean, case.seed), method.maps)
         noised = torch.stack([add_noise(clean, noise, level) for noise in noises])
 
-        def told(prompts: tuple[str, ...]) -> Tensor:
-            said = model.encode_text(prompts).keys
-            return model.answer(noised, Text(said.expand(method.maps, *said.shape)), time, None)
+        def answer(prompts: tuple[str, ...]) -> Tensor:
+            text = model.encode_text(prompts).expand(method.maps, len(prompts))
+            return model.answer(noised, text, time, None)
 
-        source = told(case.sources)
-        maps = torch.stack([(told(target) - source).abs().mean((0, 2)) for target in case.targets])[:, :, None]
+        source = answer(case.sources)
+        maps = torch.stack([(answer(target) - source).abs().mean((0, 2)) for target in case.targets])[:, :, None]
         ceiling = method.clip * maps.mean((-2, -1), keepdim=True)
         return (maps.minimum(ceiling) > method.threshold * ceiling).to(clean)

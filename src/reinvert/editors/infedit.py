@@ -44,7 +44,7 @@ class InfEdit(Editor):
 
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
         model, steps = case.model, trajectory.steps
-        times = model.times(steps)[steps - max(1, int(self.strength * steps)) :]
+        times = model.times(steps, case.latent)[steps - max(1, int(self.strength * steps)) :]
         return replace(
             trajectory,
             path=noised_path(model, trajectory.path[0], times, case.seed),

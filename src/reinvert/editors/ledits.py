@@ -26,7 +26,7 @@ from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Call, Hooks, Kind, Look, Nudged, Row, Site, sdpa
 from reinvert.level import Moment
-from reinvert.text import Side, Speech, Text
+from reinvert.text import Conditioning, Side, Text
 from reinvert.trajectory import Trajectory
 from reinvert.words import changed_words, indicator
 
@@ -74,8 +74,7 @@ class LEdits(Editor):
         if trajectory.source_guidance != 1 or trajectory.null is not None:
             return trajectory
         # A rule of guidance is given both sides of the source; told the same in both, it is evaluated once.
-        said = case.model.encode_text(case.sources).keys
-        return replace(trajectory, null=said[None], null_for_targets=False)
+        return replace(trajectory, null=case.model.encode_text(case.sources)[None], null_for_targets=False)
 
     def bind(self, case: Case) -> Hooks:
         return _LEditsHooks(self, case)
@@ -134,23 +133,25 @@ class _LEditsHooks(_MapHooks):
         self.further = _MapHooks(torch.cat(further or [targets]).to(device), grid, method.mapped())
         self.answers: tuple[Tensor, ...] = ()
 
-    def text(self, speech: Speech) -> Speech:
-        return speech if self.method.compat == "published" else replace(speech, negative=speech.text[0])
+    def text(self, conditioning: Conditioning) -> Conditioning:
+        return (
+            conditioning if self.method.compat == "published" else replace(conditioning, negative=conditioning.text[0])
+        )
 
     @cached_property
-    def said(self) -> Tensor:
-        """The further concepts encoded, [concept, token, dim]."""
-        return self.model.encode_text(self.concepts).keys
+    def encoded(self) -> Text:
+        """The further concepts, [concept]."""
+        return self.model.encode_text(self.concepts)
 
     @torch.no_grad()
     def nudge(self, x: Tensor, look: Look, moment: Moment) -> Nudged:
         """Asks for the further concepts, [target, case, channel, h, w] each, at the targets' latents."""
         if self.concepts and moment.index >= self.method.warmup:
             n, cases = len(self.concepts), x.shape[1]
-            said = self.said[:, None, None].expand(n, self.targets, cases, -1, -1)
+            text = self.encoded[:, None, None].expand(n, self.targets, cases).map(lambda tensor: tensor.flatten(0, 1))
             rows = tuple(Row(Side.TEXT, i) for i in range(n * self.targets))
             call = Call(rows, {}, moment, self.further)
-            asked = self.model.answer(torch.cat([x[1:]] * n), Text(said.flatten(0, 1)), moment.ask, call)
+            asked = self.model.answer(torch.cat([x[1:]] * n), text, moment.ask, call)
             self.answers = asked.split(self.targets)
         return x
 

@@ -25,7 +25,7 @@ from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
 from reinvert.level import Moment
-from reinvert.text import Side, Speech, said_to
+from reinvert.text import Conditioning, Side, with_text
 from reinvert.words import indicator
 
 Words = tuple[str, ...]
@@ -92,8 +92,8 @@ class _MasaHooks(Hooks):
         self.method, self.first, self.mask, self.channels, self.grid = method, first, mask, channels, grid
         self.maps: Tensor | None = None
 
-    def text(self, speech: Speech) -> Speech:
-        return speech if self.method.source_says == "prompt" else said_to(speech, 0, speech.empty)
+    def text(self, conditioning: Conditioning) -> Conditioning:
+        return conditioning if self.method.source_says == "prompt" else with_text(conditioning, 0, conditioning.empty)
 
     def _acts(self, moment: Moment) -> bool:
         return moment.index >= self.method.start_step

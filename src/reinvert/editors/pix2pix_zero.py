@@ -25,7 +25,7 @@ from reinvert.errors import ReinvertError
 from reinvert.files.recipe import read_bank
 from reinvert.hooks import Attend, Call, Hooks, Kind, Look, Nudged, Row, Site, sdpa
 from reinvert.level import Moment
-from reinvert.text import Side, Speech, Text, join
+from reinvert.text import Conditioning, Side, Text, combine, join
 
 
 @dataclass(frozen=True)
@@ -67,27 +67,31 @@ class _ZeroHooks(Hooks):
         self.method, self.model = method, case.model
         self.before, self.after = before, after
         self.maps = _Maps()
-        self.said: Speech | None = None
+        self.said: Conditioning | None = None
 
-    def text(self, speech: Speech) -> Speech:
-        source = speech.text[0]
-        own = None if speech.null is not None else source.keys[None]
-        speech = replace(speech, negative=source, null=speech.null if own is None else own)
+    def text(self, conditioning: Conditioning) -> Conditioning:
+        source = conditioning.text[0]
+        null = source[None] if conditioning.null is None else conditioning.null
+        conditioning = replace(conditioning, negative=source, null=null)
         if self.before or self.after:
-            at_step = tuple(self._moved(text) for text in speech.at_step)
-            speech = replace(speech, text=self._moved(speech.text), at_step=at_step)
-        self.said = speech
-        return speech
+            at_step = tuple(self._moved(text) for text in conditioning.at_step)
+            conditioning = replace(conditioning, text=self._moved(conditioning.text), at_step=at_step)
+        self.said = conditioning
+        return conditioning
 
     def _moved(self, text: Text) -> Text:
         """The targets' text: the source's plus the direction."""
+        source, targets = text[:1], text[1:]
 
-        def mean(bank: list[str], otherwise: Tensor) -> Tensor:
-            return self.model.encode_text(bank).keys.mean(0).expand_as(otherwise) if bank else otherwise
+        def mean(bank: list[str], otherwise: Text) -> Text:
+            if not bank:
+                return otherwise
+            return self.model.encode_text(bank).map(lambda tensor: tensor.mean(0))[None, None]
 
-        keys = text.keys
-        target, source = mean(self.after, keys[1:]), mean(self.before, keys[:1].expand_as(keys[1:]))
-        return Text(torch.cat([keys[:1], keys[:1] + target - source]), text.values)
+        plain = replace(text, values=None)
+        after, before = mean(self.after, plain[1:]), mean(self.before, plain[:1])
+        moved = combine(lambda each: each[0] + each[1] - each[2], [plain[:1], after, before])
+        return join([source, replace(moved.expand(*targets.tokens.shape[:2]), values=targets.values)])
 
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return kind == "cross" and self.maps.open

@@ -24,7 +24,7 @@ from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Layer, Site, sdpa
 from reinvert.level import Moment
-from reinvert.text import Side, Speech, said_to
+from reinvert.text import Conditioning, Side, with_text
 from reinvert.trajectory import Trajectory
 
 
@@ -101,14 +101,13 @@ class _PnPHooks(Hooks):
         self.method, self.case = method, case
         self.chosen, self.ruled, self.until_features, self.until_attention = chosen, ruled, features, attention
 
-    def text(self, speech: Speech) -> Speech:
-        said = self.case.model.encode_text([self.method.negative])
-        negative = replace(said, keys=said.keys.expand(len(self.case.sources), -1, -1))
-        speech = replace(speech, negative=negative)
+    def text(self, conditioning: Conditioning) -> Conditioning:
+        negative = self.case.model.encode_text([self.method.negative]).expand(len(self.case.sources))
+        conditioning = replace(conditioning, negative=negative)
         if self.method.source_says == "prompt":
-            return speech
+            return conditioning
         # In neither side, whatever the inversion learned for the null one; so one row answers for both.
-        return said_to(replace(speech, null=None), 0, speech.empty)
+        return with_text(replace(conditioning, null=None), 0, conditioning.empty)
 
     def reads(self, moment: Moment) -> Collection[Side]:
         return tuple(Side) if moment.index < max(self.until_features, self.until_attention) else ()

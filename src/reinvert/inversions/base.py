@@ -15,8 +15,8 @@ from reinvert.hooks import Hooks
 from reinvert.level import Time
 from reinvert.loop import State, Step, walk
 from reinvert.steps import ddim
-from reinvert.text import Speech
-from reinvert.trajectory import Kept, Trajectory, spoken
+from reinvert.text import Conditioning
+from reinvert.trajectory import Kept, Trajectory, source_conditioning
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Source:
     guidance: float = 7.5
     seed: int = 0
     pictures: Tensor | None = None
+
+    def grid(self, offset: int | None = None) -> tuple[Time, ...]:
+        """The model's times for these latents, from noise to clean."""
+        return self.model.times(self.steps, (self.x0.shape[-2], self.x0.shape[-1]), offset)
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.x0):
@@ -85,9 +89,9 @@ class Inversion:
         """How the latents move on the way down."""
         return ddim
 
-    def speech(self, trajectory: Trajectory, speech: Speech) -> Speech:
-        """Change what is said on the way down (learned text); the null side is already there."""
-        return speech
+    def conditioning(self, trajectory: Trajectory, conditioning: Conditioning) -> Conditioning:
+        """Change what the way down is conditioned on (learned text); the null side is already there."""
+        return conditioning
 
     @property
     def keeps(self) -> Mapping[str, Kept]:
@@ -148,12 +152,12 @@ def climb(
     may watch.
     """
     model = source.model
-    path, grid = [source.x0], tuple(times) or model.times(source.steps)
+    path, grid = [source.x0], tuple(times) or source.grid()
     walked = walk(
         model,
         tuple(reversed(grid)),
         State((source.x0[None],)),
-        spoken(model, source.prompts),
+        source_conditioning(model, source.prompts),
         guidance=(guidance,),
         step=step,
         hooks=hooks,
@@ -174,4 +178,4 @@ def check_depth(depth: float) -> None:
 def grid_to(source: Source, depth: float) -> tuple[Time, ...]:
     """The times of the clean end of the grid, `depth` of its steps (at least one); () for the whole grid."""
     steps = max(1, int(depth * source.steps))
-    return () if steps == source.steps else source.model.times(source.steps)[source.steps - steps :]
+    return () if steps == source.steps else source.grid()[source.steps - steps :]

@@ -54,7 +54,7 @@ class BDIA(Inversion):
         if source.steps < 2:
             raise ReinvertError("bdia goes by two steps at once; take at least 2")
         wide = replace(source, x0=source.x0.double())
-        grid = source.model.times(source.steps)
+        grid = source.grid()
         path = yield from climb(wide, self.source_guidance, self._up, who="BDIA inversion")
         # The edit begins one step below the noisiest latent, which it needs as the latent before.
         return self._trajectory(
@@ -75,14 +75,14 @@ class BDIA(Inversion):
             return State((above,), (state.x,))
         # Up and down the network is asked about z_i at its own time, not at the upper one.
         split = predict(state.x, moment.asking(moment.t))
-        below = predict.model.level(_neighbour(predict, moment))
+        below = predict.model.level(_neighbour(predict, moment, state.x))
         above = (state.memory[0] - split.at(below)) / self.gamma + split.at(moment.next_level)
         return State((above,), (state.x,))
 
 
-def _neighbour(predict: Predictor, moment: Moment) -> Time:
+def _neighbour(predict: Predictor, moment: Moment, latent: Tensor) -> Time:
     """The time below that of an upward moment."""
-    grid = predict.model.times(moment.steps)
+    grid = predict.model.times(moment.steps, (latent.shape[-2], latent.shape[-1]))
     return grid[moment.steps - moment.index + 1]
 
 
@@ -97,7 +97,7 @@ class _Down:
             predict = replace(predict, live=tuple(b for b in predict.live if b > 0))
         split: Split = predict(state.x, moment)
         # The walk's own grid leaves the noisiest time out, so this index is one step above.
-        above = predict.model.level(predict.model.times(self.trajectory.steps)[moment.index])
+        above = predict.model.level(replace(self.trajectory, times=()).grid(predict.model)[moment.index])
         x: Tensor = self.gamma * state.memory[0] + split.at(moment.next_level) - self.gamma * split.at(above)
         if held:
             x = torch.cat([self.trajectory.path[moment.steps - 1 - moment.index].to(x)[None], x[1:]])

@@ -23,7 +23,7 @@ from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source
 from reinvert.level import Level, Moment, require_signal
 from reinvert.loop import Predictor, State, Step, walk
-from reinvert.trajectory import Kept, Trajectory, spoken
+from reinvert.trajectory import Kept, Trajectory, source_conditioning
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class EDICT(Inversion):
         return {"partner": ("level", "latent")}
 
     def stages(self, source: Source) -> Inverting:
-        model, grid = source.model, source.model.times(source.steps, offset=self.offset)
+        model, grid = source.model, source.grid(self.offset)
         times = grid[source.steps - max(1, int(self.strength * source.steps)) :]
         start = source.x0.double()[None]
         xs, ys = [start[0]], [start[0]]
         walked = walk(
-            model, tuple(reversed(times)), State((start, start)), spoken(model, source.prompts),
+            model, tuple(reversed(times)), State((start, start)), source_conditioning(model, source.prompts),
             guidance=(self.source_guidance,), step=self._up, who="EDICT inversion",
         )  # fmt: skip
         for moment, state in walked:

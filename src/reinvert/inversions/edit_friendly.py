@@ -27,7 +27,7 @@ from reinvert.level import Moment, Time
 from reinvert.loop import Predictor, State, Step, add_noise, walk
 from reinvert.noise import draws
 from reinvert.steps import ddpm_mean, dpm_mean
-from reinvert.trajectory import Kept, Trajectory, spoken
+from reinvert.trajectory import Kept, Trajectory, source_conditioning
 
 
 def noised_path(model: Backbone, clean: Tensor, times: tuple[Time, ...], seed: int) -> Tensor:
@@ -76,7 +76,7 @@ class EditFriendly(Inversion):
         return {"shifts": ("step", "latent")} if self.form == "stored" else {}
 
     def stages(self, source: Source) -> Inverting:
-        times = source.model.times(source.steps)[int(self.skip * source.steps) :]
+        times = source.grid()[int(self.skip * source.steps) :]
         path = noised_path(source.model, source.x0, times, source.seed)
         yield Progress("noising", 1, 1)
         published, stored = self.compat == "published", self.form == "stored"
@@ -108,7 +108,7 @@ class EditFriendly(Inversion):
             source.model,
             times,
             State((path[-1][None],)),
-            spoken(source.model, source.prompts),
+            source_conditioning(source.model, source.prompts),
             guidance=(self.source_guidance,),
             step=noting,
             anchor=Anchor(path, carry="source"),

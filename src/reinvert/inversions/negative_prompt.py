@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
-from reinvert.text import slerp
+from reinvert.text import between
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class NegativePrompt(Inversion):
 
     def stages(self, source: Source) -> Inverting:
         path = yield from climb(source)
-        said, empty = source.model.encode_text(source.prompts).keys, source.model.encode_text([""]).keys
-        null = said if self.interpolation == 0 else slerp(said, empty.expand_as(said), self.interpolation)
+        null = source.model.encode_text(source.prompts)
+        if self.interpolation > 0:
+            null = between(null, source.model.nothing(len(null)), self.interpolation)
         return self._trajectory(source, path, null=null[None])

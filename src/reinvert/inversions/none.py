@@ -28,4 +28,4 @@ class Nothing(Inversion):
 
     def stages(self, source: Source) -> Inverting:
         yield Progress("encoding", 1, 1)
-        return self._trajectory(source, source.x0[None], times=source.model.times(source.steps)[-1:])
+        return self._trajectory(source, source.x0[None], times=source.grid()[-1:])

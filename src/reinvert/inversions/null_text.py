@@ -21,8 +21,8 @@ from reinvert.backbones.base import Tally
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source, climb
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, walk
-from reinvert.text import Side, Text
-from reinvert.trajectory import spoken
+from reinvert.text import Side, Text, combine
+from reinvert.trajectory import source_conditioning
 
 LIFT = 2.0**14
 """What a loss is multiplied by while its gradient is taken; a power of two, so exact in single precision."""
@@ -63,16 +63,16 @@ class NullText(Inversion):
 
     def fit(
         self, source: Source, path: Tensor, side: Side = Side.NULL
-    ) -> Generator[Progress, None, tuple[Tensor, Tensor]]:
-        """Walk down `path` [N + 1, case, ...], learning; the generator's value is the embeddings [N, case, token, dim]
-        of the null side (or of the source's text side) and the path they lead along, shaped and ordered like `path`."""
-        model, speech = source.model, spoken(source.model, source.prompts)
-        fitting = _Fit(self, path, source.guidance, speech.side(side, 0, 0).keys.clone(), side)
+    ) -> Generator[Progress, None, tuple[Text, Tensor]]:
+        """Walk down `path` [N + 1, case, ...], learning; the generator's value is the embeddings [N, case] of
+        the null side (or of the source's text side) and the path they lead along, shaped and ordered like `path`."""
+        model, conditioning = source.model, source_conditioning(source.model, source.prompts)
+        fitting = _Fit(self, path, source.guidance, conditioning.side(side, 0, 0).map(Tensor.clone), side)
         walked = walk(
             model,
-            model.times(source.steps),
+            source.grid(),
             State((path[-1][None],)),
-            speech,
+            conditioning,
             guidance=(source.guidance,),
             step=fitting,
             who="null-text inversion" if side is Side.NULL else "text-embedding inversion",
@@ -81,20 +81,20 @@ class NullText(Inversion):
         for moment, state in walked:
             followed.append(state.x[0])
             yield Progress("fitting", moment.index + 1, source.steps)
-        return torch.stack(fitting.learned), torch.stack(followed[::-1])
+        return combine(torch.stack, fitting.learned), torch.stack(followed[::-1])
 
 
 @dataclass
 class _Fit:
-    """The `Step` that learns before it moves. `phi` [case, token, dim], what is said in `side`, is carried on as the
-    next step's start."""
+    """The `Step` that learns before it moves. `phi` [case], the embedding in `side`, is carried on as the next step's
+    start; its tokens learn, a pooled vector stays as it is."""
 
     method: NullText
     path: Tensor
     guidance: float
-    phi: Tensor
+    phi: Text
     side: Side
-    learned: list[Tensor] = field(default_factory=list[Tensor])
+    learned: list[Text] = field(default_factory=list[Text])
 
     def __call__(self, state: State, predict: Predictor, moment: Moment) -> State:
         x, heard = state.x[0], self.guidance if self.side is Side.TEXT else 1 - self.guidance
@@ -102,12 +102,12 @@ class _Fit:
             # The side that is not learned; at some scales only one of the two is heard.
             known = None
             if heard != 1:
-                known = predict.plain(x, predict.speech.side(Side(1 - self.side), 0, moment.index), moment)
+                known = predict.plain(x, predict.conditioning.side(Side(1 - self.side), 0, moment.index), moment)
         if heard != 0 and self.method.inner > 0:
             self._learn(x, known, predict, moment)
-        self.learned.append(self.phi.clone())
+        self.learned.append(self.phi)
         with torch.no_grad():
-            answer = known if heard == 0 else predict.plain(x, Text(self.phi), moment)
+            answer = known if heard == 0 else predict.plain(x, self.phi, moment)
             assert answer is not None
             split = predict.model.split(x, self._guided(answer, known), moment)
             return replace(state, latents=(split.at(moment.next_level)[None],))
@@ -121,10 +121,10 @@ class _Fit:
     def _learn(self, x: Tensor, known: Tensor | None, predict: Predictor, moment: Moment) -> None:
         s, method = moment.index, self.method
         goal = self.path[moment.steps - 1 - s]
-        phis = [phi.clone().requires_grad_() for phi in self.phi]
+        phis = [phi.clone().requires_grad_() for phi in self.phi.tokens]
 
         def losses(active: list[int]) -> Tensor:
-            said = Text(torch.stack([phis[i] for i in active]))
+            said = replace(self.phi[active], tokens=torch.stack([phis[i] for i in active]))
             answer = self._guided(predict.plain(x[active], said, moment), None if known is None else known[active])
             reached = predict.model.split(x[active], answer, moment).at(moment.next_level)
             return (reached - goal[active]).square().flatten(1).mean(1)
@@ -137,7 +137,7 @@ class _Fit:
             enough=method.early_stop + method.early_stop_slope * s,
             tally=predict.model.tally,
         )
-        self.phi = torch.stack([phi.detach() for phi in phis])
+        self.phi = replace(self.phi, tokens=torch.stack([phi.detach() for phi in phis]))
 
 
 def descend(

@@ -75,7 +75,9 @@ class Regularised(Inversion):
     @staticmethod
     def _published_times(source: Source) -> tuple[Time, ...]:
         """From noise to clean: the lower level of every published step is one below the time it is asked at."""
-        grid = list(source.model.times(source.steps)[:-1])
+        grid = [time for time in source.grid()[:-1] if isinstance(time, int)]
+        if len(grid) < source.steps:
+            raise ReinvertError("the published levels are those of whole timesteps, which a flow does not have")
         if len(grid) < 2:
             raise ReinvertError("the published levels need at least 2 steps")
         stride = grid[0] - grid[1]

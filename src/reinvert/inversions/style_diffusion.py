@@ -30,8 +30,8 @@ from reinvert.inversions.base import Inversion, Inverting, Progress, Source, cli
 from reinvert.inversions.null_text import descend
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, walk
-from reinvert.text import Side, Speech, Text
-from reinvert.trajectory import Kept, Trajectory, spoken
+from reinvert.text import Conditioning, Side, Text
+from reinvert.trajectory import Kept, Trajectory, source_conditioning
 
 Network = Mapping[str, Tensor]
 """The weights of one mapping network, by name; stacked over cases where several are run."""
@@ -83,14 +83,14 @@ class StyleDiffusion(Inversion):
         return {"scale": ("step", "text"), "shift": ("step", "text")}
 
     def stages(self, source: Source) -> Inverting:
-        model, speech = source.model, spoken(source.model, source.prompts)
+        model, conditioning = source.model, source_conditioning(source.model, source.prompts)
         features = self.features(source)
-        networks = self.networks(source, features, speech.text.keys)
+        networks = self.networks(source, features, conditioning.text.tokens)
         maps = _Kept(self.grid)
         path = yield from climb(source, hooks=maps if self.attention else None)
         fitting = _Fit(self, path, source.guidance, features, networks, maps.by_step)
         walked = walk(
-            model, model.times(source.steps), State((path[-1][None],)), speech,
+            model, source.grid(), State((path[-1][None],)), conditioning,
             guidance=(source.guidance,), step=fitting, who="StyleDiffusion",
         )  # fmt: skip
         for moment, _ in walked:
@@ -113,15 +113,16 @@ class StyleDiffusion(Inversion):
         """Most optimisation steps at a sampling step."""
         return math.ceil(self.inner * math.exp(-self.inner_decay * step))
 
-    def speech(self, trajectory: Trajectory, speech: Speech) -> Speech:
-        keys, steps = speech.text.keys, trajectory.walked
-        scales, shifts = (trajectory.kept[name].to(keys) for name in ("scale", "shift"))
+    def conditioning(self, trajectory: Trajectory, conditioning: Conditioning) -> Conditioning:
+        tokens, steps = conditioning.text.tokens, trajectory.walked
+        scales, shifts = (trajectory.kept[name].to(tokens) for name in ("scale", "shift"))
 
         def at(step: int) -> Text:
-            values = keys * scales[step] + shifts[step]
-            return Text(keys, values if step < steps * self.tau_v else torch.cat([values[:1], keys[1:]]))
+            values = tokens * scales[step] + shifts[step]
+            values = values if step < steps * self.tau_v else torch.cat([values[:1], tokens[1:]])
+            return replace(conditioning.text, values=values)
 
-        return replace(speech, at_step=tuple(at(step) for step in range(steps)))
+        return replace(conditioning, at_step=tuple(at(step) for step in range(steps)))
 
 
 # --- the mapping network -------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ class _Fit:
         null = None
         if self.guidance != 1:
             with torch.no_grad():
-                null = predict.plain(x, predict.speech.side(Side.NULL, 0, moment.index), moment)
+                null = predict.plain(x, predict.conditioning.side(Side.NULL, 0, moment.index), moment)
         if self.guidance != 0:
             self._learn(x, null, self.maps.get(min(above, moment.steps - 1), []), predict, moment)
         self.maps.pop(above, None)
@@ -199,12 +200,12 @@ class _Fit:
         return modulation(stacked, self.features[cases])
 
     def _text(
-        self, x: Tensor, predict: Predictor, said: tuple[Tensor, Tensor], cases: list[int], moment: Moment,
+        self, x: Tensor, predict: Predictor, modulation: tuple[Tensor, Tensor], cases: list[int], moment: Moment,
         watching: Hooks | None,
     ) -> Tensor:  # fmt: skip
         """The model's answer to some cases, whose values are modulated; gradients are kept."""
-        keys = predict.speech.side(Side.TEXT, 0, moment.index).keys[cases]
-        text = Text(keys, keys * said[0] + said[1])
+        plain = predict.conditioning.side(Side.TEXT, 0, moment.index)[cases]
+        text = replace(plain, values=plain.tokens * modulation[0] + modulation[1])
         call = None if watching is None else Call((Row(Side.TEXT, 0),), {}, moment, watching)
         return predict.model.answer(x[cases][None], text[None], moment.ask, call)[0]
 

@@ -19,7 +19,7 @@ import torch
 
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
 from reinvert.inversions.null_text import NullText
-from reinvert.text import Side, Speech, Text
+from reinvert.text import Conditioning, Side
 from reinvert.trajectory import Kept, Trajectory
 
 
@@ -55,9 +55,9 @@ class TextEmbedding(Inversion):
     def stages(self, source: Source) -> Inverting:
         path = yield from climb(source)
         learned, _ = yield from NullText(**self.settings).fit(source, path, Side.TEXT)
-        return self._trajectory(source, path, kept={"text": learned}, guidance=source.guidance)
+        return self._trajectory(source, path, kept={"text": learned.tokens}, guidance=source.guidance)
 
-    def speech(self, trajectory: Trajectory, speech: Speech) -> Speech:
-        keys = speech.text.keys
-        said = (Text(torch.cat([own[None], keys[1:]])) for own in trajectory.kept["text"].to(keys))
-        return replace(speech, at_step=tuple(said))
+    def conditioning(self, trajectory: Trajectory, conditioning: Conditioning) -> Conditioning:
+        text = conditioning.text
+        steps = (torch.cat([own[None], text.tokens[1:]]) for own in trajectory.kept["text"].to(text.tokens))
+        return replace(conditioning, at_step=tuple(replace(text, tokens=tokens) for tokens in steps))

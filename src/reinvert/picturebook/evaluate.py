@@ -35,7 +35,7 @@ from reinvert.picturebook.draw import draw
 from reinvert.picturebook.reader import SLOTS, Answers, Reader, Told, get_reader, reader_scenes, score, truth
 from reinvert.picturebook.scene import Scene, held_out, sample_scene
 from reinvert.steps import ddim
-from reinvert.trajectory import spoken
+from reinvert.trajectory import source_conditioning
 
 GUIDANCE = 4.0
 """The scale of the reported figures where neither --guidance nor --sweep says another."""
@@ -98,9 +98,9 @@ def sample(
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in draws]).to(model.device)
         walked = walk(
             model,
-            model.times(steps),
+            model.times(steps, model.latent_shape[1:]),
             State((noise[None],)),
-            spoken(model, part),
+            source_conditioning(model, part),
             guidance=(guidance,),
             step=ddim,
             who="sampling",
