@@ -7,7 +7,10 @@ import torch
 from conftest import SOURCE, TARGET, gap
 
 import reinvert
+from reinvert import pairs, registry
 from reinvert.anchor import Anchor
+from reinvert.editors.local_blend import LocalBlend
+from reinvert.editors.p2p import P2P
 from reinvert.errors import NonFiniteError
 from reinvert.hooks import Hooks, Row
 from reinvert.inversions.base import Source
@@ -15,7 +18,7 @@ from reinvert.inversions.ddim import DDIM
 from reinvert.inversions.direct import Direct
 from reinvert.inversions.negative_prompt import NegativePrompt
 from reinvert.inversions.null_text import NullText
-from reinvert.loop import State, last, walk
+from reinvert.loop import State, last, moments, walk
 from reinvert.steps import ddim
 from reinvert.text import Conditioning, Side, Text
 
@@ -275,3 +278,73 @@ def test_an_inversion_that_breaks_names_itself(tiny, clean, monkeypatch) -> None
     monkeypatch.setattr(tiny.unet, "forward", infinite)
     with pytest.raises(NonFiniteError, match="step 1 of 4 of DDIM inversion"):
         DDIM().invert(Source(tiny, clean[:1].float(), (SOURCE,), 4))
+
+
+# --- a model without a null side ------------------------------------------------------------------------------
+
+
+class Distilled:
+    """A model that is told its guidance scale: what the network does with it is to add it to its answer."""
+
+    null_side = False
+
+    def __init__(self, model) -> None:
+        self._model, self.asked = model, []
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def answer(self, x, text, time, call, guidance=()):
+        self.asked.append((None if call is None else call.rows, guidance))
+        plain = self._model.answer(x, text, time, call)
+        return plain + torch.tensor(guidance or [1.0], dtype=x.dtype).view(-1, 1, 1, 1, 1)
+
+
+def test_guidance_is_an_input_where_there_is_no_null_side(tiny64) -> None:
+    model, said = Distilled(tiny64), conditions(tiny64, SOURCE, TARGET)
+    state, times = start(2), tiny64.times(1)
+    after = last(walk(model, times, state, said, guidance=(1.5, 5.5), step=ddim)).x
+    assert model.asked == [((Row(Side.TEXT, 0), Row(Side.TEXT, 1)), (1.5, 5.5))]
+    moment = next(iter(moments(tiny64, times)))
+    plain = tiny64.answer(state.x, said.text, moment.ask, None)
+    for branch, scale in enumerate((1.5, 5.5)):
+        wanted = tiny64.split(state.x[branch], plain[branch] + scale, moment).at(moment.next_level)
+        assert gap(after[branch], wanted) < 1e-9
+
+
+def test_a_rule_of_guidance_has_no_say_there(tiny64) -> None:
+    class Loud(Hooks):
+        def guide(self, null, text, scale, moment):
+            raise AssertionError("there is nothing to combine")
+
+    model = Distilled(tiny64)
+    last(walk(model, tiny64.times(1), start(2), conditions(tiny64, SOURCE, TARGET), guidance=(0.0, 3.0), step=ddim,
+              hooks=Loud()))  # fmt: skip
+    assert model.asked == [((Row(Side.TEXT, 0), Row(Side.TEXT, 1)), (0.0, 3.0))]
+
+
+def test_what_a_model_lacks_is_one_sentence(tiny64) -> None:
+    class Joint(Distilled):
+        kinds = frozenset({"joint"})
+
+    distilled, joint = Distilled(tiny64), Joint(tiny64)
+    for name in ("null_text", "negative_prompt", "text_embedding", "style_diffusion"):
+        reason = pairs.why_not(registry.make("inversions", name), [P2P()], model=distilled)
+        assert reason == f"inversion {name} learns the null side of guidance, which tiny-eps does not have"
+        assert pairs.why_not(registry.make("inversions", name), [P2P()], model=tiny64) is None
+    assert pairs.why_not(Direct(null_latent=True), [P2P()], model=distilled) is not None
+    assert pairs.why_not(Direct(), [P2P()], model=distilled) is None
+    for name in ("proximal", "ledits", "p2plus", "pix2pix_zero"):
+        reason = pairs.why_not(DDIM(), [registry.make("editors", name)], model=distilled)
+        assert reason == f"{name} acts on the null side of guidance, which tiny-eps does not have"
+    reason = pairs.why_not(Direct(), [P2P()], model=joint)
+    assert reason == (
+        "p2p acts on self and cross attention, and tiny-eps has joint attention only; choose another editor"
+    )
+    # a mask takes the place of local_blend's maps
+    assert pairs.why_not(Direct(), [LocalBlend(("cat",))], masked=True, model=joint) is None
+    assert pairs.why_not(Direct(), [LocalBlend(("cat",))], masked=False, model=joint) is not None
+    table = pairs.matrix(joint)
+    assert table["direct"]["prompt"] is None
+    assert table["direct"]["masactrl"] is not None
+    assert table["null_text"]["prompt"] is not None

@@ -51,7 +51,7 @@ class Fixed:
     def __getattr__(self, name: str):
         return getattr(self._model, name)
 
-    def answer(self, x, text, time, call):
+    def answer(self, x, text, time, call, guidance=()):
         return self._noise(x, time)
 
 

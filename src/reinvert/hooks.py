@@ -7,7 +7,7 @@ may keep state for that edit. Law: a rule may mix branches, never sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -18,7 +18,8 @@ from reinvert.errors import ReinvertError
 from reinvert.level import Moment
 from reinvert.text import Conditioning, Side
 
-Kind = Literal["self", "cross"]
+Kind = Literal["self", "cross", "joint"]
+"""Pictures among themselves, pictures reading text, or both in one softmax."""
 
 
 class Row(NamedTuple):
@@ -30,12 +31,15 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """An attention layer as the backbone knows it. `part` is where in the network it lies: down, mid or up."""
+    """An attention layer as the backbone knows it. `part` is where in the network it lies: down, mid or up of a UNet,
+    the double blocks (two streams) or single blocks (one stream) of a transformer."""
 
     name: str
-    part: Literal["down", "mid", "up"]
+    part: Literal["down", "mid", "up", "double", "single"]
     index: int
-    """Its place among the layers of its kind, in order of execution."""
+    """Its place among the layers of its kind, in order of execution; of joint attention, its block's in its part."""
+    depth: float = 0.0
+    """Where in the network it lies, in order of execution: 0 is the first layer, 1 the last."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class Site:
     latent: tuple[int, int]
     branches: tuple[int, ...]
     moment: Moment
+    picture: slice = field(default_factory=lambda: slice(None))
+    """Which tokens are the picture's; in joint attention queries, keys and values are those of picture and text."""
+    text: slice = field(default_factory=lambda: slice(0, 0))
+    """Which tokens of a joint attention are the text's."""
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Site], Tensor]

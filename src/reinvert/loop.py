@@ -38,7 +38,8 @@ class State:
 
 
 Guidance = tuple[float, ...]
-"""The guidance scale of each branch; at 1 the null side is not read, at 0 the text side is not."""
+"""The guidance scale of each branch; at 1 the null side is not read, at 0 the text side is not. A model without a null
+side is told the scale instead."""
 
 
 class Seen(NamedTuple):
@@ -82,12 +83,15 @@ class Predictor:
             return guided
         null = torch.stack([answers.get(Row(Side.NULL, b), answers.get(Row(Side.TEXT, b), x[b])) for b in live])
         text = torch.stack([answers.get(Row(Side.TEXT, b), null[i]) for i, b in enumerate(live)])
+        if not self.model.null_side:
+            guided[live] = text  # guided by the network itself
+            return guided
         scale = torch.tensor([self.guidance[b] for b in live], dtype=x.dtype, device=x.device)
         guided[live] = self.hooks.guide(null, text, scale.view(-1, *[1] * (x.ndim - 1)), moment)
         return guided
 
     def plain(self, x: Tensor, text: Text, moment: Moment) -> Tensor:
-        """The model's answer to `x` [case, channel, h, w] given `text` [case, token, dim]: one row, no rules.
+        """The model's answer to `x` [case, channel, h, w] given `text` [case], unguided: one row, no rules.
 
         Gradients are kept if the caller is inside `torch.enable_grad()`.
         """
@@ -104,7 +108,8 @@ class Predictor:
         call = Call(tuple(rows), alias, moment, self.hooks)
         with torch.no_grad():
             seen = torch.stack([sides[row.side][row.branch] for row in rows])
-            answers = self.model.answer(seen, said, moment.ask, call)
+            scales = () if self.model.null_side else tuple(self.guidance[row.branch] for row in rows)
+            answers = self.model.answer(seen, said, moment.ask, call, scales)
         by_row = dict(zip(rows, answers, strict=True))
         self.seen.update({r: Seen(sides[r.side][0], moment.ask, by_row[r]) for r in rows if r.branch == 0})
         by_row |= known
@@ -118,9 +123,10 @@ class Predictor:
 
     def _rows(self, moment: Moment, branches: tuple[int, ...] | None) -> tuple[list[Row], dict[Row, Row]]:
         """The rows something reads, and which of them are answered by another row; those of some branches only."""
-        wanted, ruled = set[Row](), self.hooks.guides()
+        wanted, ruled = set[Row](), self.hooks.guides() and self.model.null_side
         for branch in self.live:
-            scale = self.guidance[branch]
+            # Without a null side the scale is an input of the network: every branch has its text row, and no other.
+            scale = self.guidance[branch] if self.model.null_side else 1.0
             wanted |= {Row(Side.TEXT, branch)} if scale != 0 or ruled else set()
             wanted |= {Row(Side.NULL, branch)} if scale != 1 or ruled else set()
         # A rule mixes branches, never sides: what it reads of the source matters where a target has that side.

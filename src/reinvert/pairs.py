@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reinvert import registry
+from reinvert.backbones.base import Backbone
 from reinvert.editors.base import Editor
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion
 
 
 def why_not(
-    inversion: Inversion, editors: Sequence[Editor], *, masked: bool = True, guidance: float | None = None
+    inversion: Inversion,
+    editors: Sequence[Editor],
+    *,
+    masked: bool = True,
+    guidance: float | None = None,
+    model: Backbone | None = None,
 ) -> str | None:
-    """The reason, as one clause, or None for a legal pair. `guidance` None stands for any scale above 1."""
+    """The reason, as one clause, or None for a legal pair; on a model, if one is given.
+
+    `guidance` None stands for any scale above 1.
+    """
     drawing = [editor.name for editor in editors if editor.draws_start]
     if len(drawing) > 1:
         return f"{' and '.join(drawing)} each begin from noise of their own; choose one of them"
@@ -29,21 +38,34 @@ def why_not(
         reason = editor.refuses(inversion)
         if reason:
             return reason
+    if model is not None:
+        lacking = [inversion.lacks(model), *(editor.lacks(model, masked=masked) for editor in editors)]
+        reason = next((why for why in lacking if why is not None), None)
+        if reason:
+            return reason
     return inversion.refuses([editor.name for editor in editors])
 
 
-def matrix() -> dict[str, dict[str, str | None]]:
-    """Every registered inversion against every registered editor, with its defaults: the reason why not, or None.
+def matrix(model: Backbone | None = None) -> dict[str, dict[str, str | None]]:
+    """Every registered inversion against every registered editor, with its defaults: the reason why not, or None; on
+    a model, if one is given.
 
     A mask is taken to be there, since whether one is given is the user's choice.
     """
     inversions = [registry.make("inversions", name) for name in registry.names("inversions")]
     editors = [registry.make("editors", name) for name in registry.names("editors")]
-    return {i.name: {e.name: why_not(i, [e]) for e in editors} for i in inversions}
+    return {i.name: {e.name: why_not(i, [e], model=model) for e in editors} for i in inversions}
 
 
-def check_pair(inversion: Inversion, editors: Sequence[Editor], *, masked: bool, guidance: float | None = None) -> None:
+def check_pair(
+    inversion: Inversion,
+    editors: Sequence[Editor],
+    *,
+    masked: bool,
+    guidance: float | None = None,
+    model: Backbone | None = None,
+) -> None:
     """Raise `ReinvertError` with the reason, if there is one."""
-    reason = why_not(inversion, editors, masked=masked, guidance=guidance)
+    reason = why_not(inversion, editors, masked=masked, guidance=guidance, model=model)
     if reason:
         raise ReinvertError(reason)

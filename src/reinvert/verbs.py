@@ -154,7 +154,7 @@ def edit(
             raise ReinvertError(f"this trajectory was made for {image.prompts[0]!r}; leave --source out")
         image.check(model)
         image.check_steps(steps)
-        check_pair(_maker(image), editors, masked=mask is not None, guidance=guidance)
+        check_pair(_maker(image), editors, masked=mask is not None, guidance=guidance, model=model)
         trajectory, prepared = image, None
         single = len(trajectory.prompts) == 1
         targets = _targets(target, len(trajectory.prompts))
@@ -168,7 +168,7 @@ def edit(
         pictures, sources = _batch(image, source)
         targets = _targets(target, len(sources))
         method = _inversion(inversion, for_inversion)
-        check_pair(method, editors, masked=mask is not None, guidance=guidance)
+        check_pair(method, editors, masked=mask is not None, guidance=guidance, model=model)
         steps = DEFAULT_STEPS if steps is None else steps
         model.times(steps, model.latent_shape[1:])
         prepared = prepare(model, pictures, fit)

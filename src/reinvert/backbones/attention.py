@@ -103,25 +103,29 @@ def attention_layers(unet: Any) -> tuple[Layer, ...]:
     names.sort(key=lambda name: order[_part(name)])  # stable: within a part the module order is the execution order
     count: dict[str, int] = {}
     layers: list[Layer] = []
-    for name in names:
+    for i, name in enumerate(names):
         which = name.rsplit(".", 1)[-1]
-        layers.append(Layer(name, _part(name), count.get(which, 0)))
+        layers.append(Layer(name, _part(name), count.get(which, 0), i / max(1, len(names) - 1)))
         count[which] = count.get(which, 0) + 1
     return tuple(layers)
 
 
 @contextmanager
 def ruled(
-    unet: Any, layers: tuple[Layer, ...], features: Collection[str], current: Callable[[], Call | None]
+    unet: Any,
+    layers: tuple[Layer, ...],
+    features: Collection[str],
+    current: Callable[[], Call | None],
+    processor: Callable[[Layer], Any] = RuledAttention,
 ) -> Generator[None]:
-    """Set `RuledAttention` on every layer and a forward hook on every module named by `features`; put everything back
+    """Set a `processor` on every layer and a forward hook on every module named by `features`; put everything back
     in the end, whatever happens. `current` tells the forward hooks which call is being evaluated."""
     # One layer at a time: the UNet's own set_attn_processor walks the whole tree, which a walk would do at every step.
     former = [(module, module.processor) for module in (unet.get_submodule(layer.name) for layer in layers)]
     handles: list[Any] = []
     try:
         for (module, _), layer in zip(former, layers, strict=True):
-            module.set_processor(RuledAttention(layer))
+            module.set_processor(processor(layer))
         for name in features:
             try:
                 module = unet.get_submodule(name)

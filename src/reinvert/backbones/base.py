@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from reinvert.hooks import Call, Layer
+from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import Level, Moment, Split, Time
 from reinvert.text import Text
 
@@ -85,6 +85,10 @@ class Backbone(Protocol):
     schedule: str
     """What decides the levels and grids; two models that share it can share trajectories."""
     usual: Usual
+    null_side: bool
+    """Whether guidance mixes two sides. Not so for guidance-distilled models, which are told a scale, or have none."""
+    kinds: frozenset[Kind]
+    """The kinds of attention that its network has."""
 
     @property
     def network(self) -> torch.nn.Module:
@@ -119,9 +123,10 @@ class Backbone(Protocol):
         """Images [n, 3, H, W] float32, not yet clamped."""
         ...
 
-    def answer(self, x: Tensor, text: Text, time: Time, call: Call | None) -> Tensor:
+    def answer(self, x: Tensor, text: Text, time: Time, call: Call | None, guidance: tuple[float, ...] = ()) -> Tensor:
         """What the network predicts by nature (noise, v, velocity) for x [row, case, channel, h, w] given text [row,
-        case], told `time`; in x's shape and dtype.
+        case], told `time`; in x's shape and dtype. `guidance` is each row's scale, for a network that is
+        told one (() for 1).
 
         With a `call`, its rules act on the attention layers; without, the network is left alone.
         """
@@ -162,5 +167,7 @@ class Family:
     tiny: Callable[[], Backbone]
     """A tiny random model in float64, made in code, on which the laws run."""
     optional: frozenset[str] = frozenset()
+    options: tuple[str, ...] = ()
+    """Entries of `model_index.json` that are no parts and are handed to `open` among them, where they are there."""
     half: torch.dtype = torch.float16
     """The dtype that `auto` means on an accelerator."""

@@ -54,7 +54,8 @@ def load(
     scheduler = _json(folder / "scheduler" / "scheduler_config.json", shown) if "scheduler" in index else {}
     if shown not in BUNDLED and Path(name).exists():
         shown = Path(name).name
-    return family.open(parts, scheduler, shown)
+    options = {option: index[option] for option in family.options if option in index}
+    return family.open(parts | options, scheduler, shown)
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:

@@ -26,13 +26,16 @@ from reinvert.backbones import tiny
 from reinvert.backbones.attention import Carried, attention_layers, ruled
 from reinvert.backbones.base import Family, Fingerprint, Tally, Usual
 from reinvert.errors import ReinvertError
-from reinvert.hooks import Call, Layer
+from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
 from reinvert.text import Text
 
 
 class StableDiffusion:
     """A `Backbone` over a UNet, a VAE, a CLIP text encoder, its tokenizer and a scheduler's configuration."""
+
+    null_side = True
+    kinds: frozenset[Kind] = frozenset({"self", "cross"})
 
     def __init__(
         self,
@@ -130,7 +133,7 @@ class StableDiffusion:
 
     # --- the network --------------------------------------------------------------------------------------------
 
-    def answer(self, x: Tensor, text: Text, time: Time, call: Call | None) -> Tensor:
+    def answer(self, x: Tensor, text: Text, time: Time, call: Call | None, guidance: tuple[float, ...] = ()) -> Tensor:
         """See `Backbone.answer`. The clean end of the grid has no timestep of its own: there the network is told 0."""
         flat = x.flatten(0, 1)
         self.tally.forwards += len(flat)

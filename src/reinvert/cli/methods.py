@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert methods`."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="one method, with all its arguments")
     parser.add_argument("--matrix", action="store_true", help="which inversion goes with which editor, or why not")
+    parser.add_argument("--model", metavar="MODEL", help="with --matrix: what this model can run, or what it lacks")
     parser.add_argument("--recipes", action="store_true", help="the rows of the published comparison, and others")
     parser.add_argument("--json", action="store_true", help="everything, for programs")
 
@@ -35,7 +36,12 @@ def run(args: argparse.Namespace) -> int:
     if args.matrix:
         from reinvert import pairs
 
-        table = pairs.matrix()
+        model = None
+        if args.model is not None:
+            from reinvert.backbones import load
+
+            model = load(args.model)
+        table = pairs.matrix(model)
         say(json.dumps(table, indent=2) if args.json else _matrix(table))
         return 0
     if args.recipes:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from reinvert.backbones.base import Backbone
-from reinvert.hooks import Chain, Hooks
+from reinvert.hooks import Chain, Hooks, Kind
 from reinvert.inversions.base import Inversion
 from reinvert.trajectory import Trajectory
 
@@ -74,6 +74,10 @@ class Editor:
     """Whether it makes its own use of a user's mask, where one is given."""
     needs_guidance: ClassVar[bool] = False
     """Whether it acts on the null side or on the difference of the sides, so that guidance 1 makes it idle."""
+    needs_null_side: ClassVar[bool] = False
+    """Whether it acts on the null side, so that it cannot serve models that have none."""
+    acts_on: ClassVar[tuple[Kind, ...]] = ()
+    """The kinds of attention that it acts on or reads: a model must have them all."""
     reads_maps: ClassVar[bool] = False
     """Whether it reads attention maps: those are the maps after every edit, so it goes last in a composition."""
 
@@ -90,6 +94,18 @@ class Editor:
 
     def refuses(self, inversion: Inversion) -> str | None:
         """Why this editor cannot work on what an inversion leaves, beyond what the flags above say, or None."""
+        return None
+
+    def lacks(self, model: Backbone, *, masked: bool = False) -> str | None:
+        """Why this editor cannot serve a model (given a user's mask or not), or None."""
+        if self.needs_null_side and not model.null_side:
+            return f"{self.name} acts on the null side of guidance, which {model.name} does not have"
+        missing = [kind for kind in self.acts_on if kind not in model.kinds]
+        if missing:
+            return (
+                f"{self.name} acts on {' and '.join(missing)} attention, and {model.name} has "
+                f"{' and '.join(sorted(model.kinds))} attention only; choose another editor"
+            )
         return None
 
     def at(self: AnEditor, case: Case, index: int) -> AnEditor:

@@ -38,6 +38,8 @@ class LEdits(Editor):
     """A rule of guidance with a region of its own for every concept."""
 
     name: ClassVar[str] = "ledits"
+    acts_on: ClassVar[tuple[Kind, ...]] = ("cross",)
+    needs_null_side: ClassVar[bool] = True
     needs: ClassVar[str] = 'a target prompt (a full one, or a concept such as "glasses")'
     usual_inversion: ClassVar[str] = "edit_friendly"
     when: ClassVar[str] = (

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reinvert.backbones.base import Backbone
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
@@ -35,6 +36,7 @@ class LocalBlend(Editor):
     """Keep everything outside a region; the region comes from words, or from a mask if the edit is given one."""
 
     name: ClassVar[str] = "local_blend"
+    acts_on: ClassVar[tuple[Kind, ...]] = ("cross",)
     when: ClassVar[str] = (
         "Joined to any other editor when one thing changes and all around it must stay. Not for backgrounds, styles "
         "or moves, whose region is everywhere."
@@ -60,6 +62,9 @@ class LocalBlend(Editor):
     """Share of the run after which blending begins."""
     grid: int = 16
     """Smallest side of the attention map that is read, where the latents have that many cells."""
+
+    def lacks(self, model: Backbone, *, masked: bool = False) -> str | None:
+        return None if masked else super().lacks(model)
 
     def bind(self, case: Case) -> Hooks:
         if case.mask is not None:

@@ -36,6 +36,7 @@ class MasaCtrl(Editor):
     """Mutual self-attention, with or without a foreground."""
 
     name: ClassVar[str] = "masactrl"
+    acts_on: ClassVar[tuple[Kind, ...]] = ("self", "cross")
     needs: ClassVar[str] = "a target prompt (published with an empty source prompt)"
     when: ClassVar[str] = (
         "For changes of pose, shape or view that must keep the look of what is there. Not for colour or material: "

@@ -30,6 +30,7 @@ class P2P(Editor):
     """Replace, Refine and Reweight in one; Reweight is what `boost` adds to either."""
 
     name: ClassVar[str] = "p2p"
+    acts_on: ClassVar[tuple[Kind, ...]] = ("self", "cross")
     when: ClassVar[str] = (
         "For swapping, adding or strengthening words while the layout stays. Not for changes of pose or place, which "
         "its shared attention forbids."

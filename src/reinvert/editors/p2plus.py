@@ -29,6 +29,8 @@ class P2Plus(Editor):
     """Keeps more of the structure than P2P alone, for one row more while it acts."""
 
     name: ClassVar[str] = "p2plus"
+    acts_on: ClassVar[tuple[Kind, ...]] = ("self", "cross")
+    needs_null_side: ClassVar[bool] = True
     when: ClassVar[str] = (
         "Joined to p2p where the structure still moves under guidance. Not for changes of shape, and not at guidance "
         "1, where there is no null side."

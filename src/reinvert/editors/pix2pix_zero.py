@@ -33,6 +33,8 @@ class Pix2PixZero(Editor):
     """Needs gradients of the latents; the published inversion is `regularised`."""
 
     name: ClassVar[str] = "pix2pix_zero"
+    acts_on: ClassVar[tuple[Kind, ...]] = ("cross",)
+    needs_null_side: ClassVar[bool] = True
     when: ClassVar[str] = (
         "For one concept turned into another over many pictures, with sentence banks for both. Not where memory is "
         "short, nor for several changes at once: it costs two backward passes a step."

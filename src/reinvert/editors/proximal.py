@@ -29,6 +29,7 @@ class Proximal(Editor):
     """A rule of guidance; compose it with an editor of attention, e.g. p2p+proximal."""
 
     name: ClassVar[str] = "proximal"
+    needs_null_side: ClassVar[bool] = True
     when: ClassVar[str] = (
         "Joined to p2p to keep backgrounds quiet without naming a region. Not for subtle edits: small differences are "
         "what it drops."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reinvert.backbones.base import Backbone
 from reinvert.errors import ReinvertError
-from reinvert.hooks import Hooks
+from reinvert.hooks import Hooks, Kind
 from reinvert.level import Time
 from reinvert.loop import State, Step, walk
 from reinvert.steps import ddim
@@ -69,6 +69,10 @@ class Inversion:
     """Whether the source, rendered again with no edit, ends at the picture's own latents."""
     can_begin_later: ClassVar[bool] = True
     """Whether an edit may leave out the first steps of its walk and begin from the path's own latents."""
+    needs_null_side: ClassVar[bool] = False
+    """Whether it learns or fills the null side, so that it cannot serve models that have none."""
+    acts_on: ClassVar[tuple[Kind, ...]] = ()
+    """The kinds of attention that it acts on or reads: a model must have them all."""
     finds_noise: ClassVar[bool] = True
     """Whether its trajectory ends in noise that an edit can begin from."""
 
@@ -105,6 +109,18 @@ class Inversion:
 
     def refuses(self, editors: Sequence[str]) -> str | None:
         """Why this inversion cannot serve these editors (their names), or None."""
+        return None
+
+    def lacks(self, model: Backbone) -> str | None:
+        """Why this inversion cannot serve a model, or None."""
+        if self.needs_null_side and not model.null_side:
+            return f"inversion {self.name} learns the null side of guidance, which {model.name} does not have"
+        missing = [kind for kind in self.acts_on if kind not in model.kinds]
+        if missing:
+            return (
+                f"inversion {self.name} acts on {' and '.join(missing)} attention, and {model.name} has "
+                f"{' and '.join(sorted(model.kinds))} attention only"
+            )
         return None
 
     @property

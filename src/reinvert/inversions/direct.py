@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from reinvert.backbones.base import Backbone
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Source, check_depth, climb, grid_to
 from reinvert.inversions.null_text import NullText
@@ -54,6 +55,11 @@ class Direct(Inversion):
         check_depth(self.depth)
         if self.null_latent and self.depth != 1:
             raise ReinvertError("null_latent fits the whole grid; leave depth at 1")
+
+    def lacks(self, model: Backbone) -> str | None:
+        if self.null_latent and not model.null_side:
+            return f"null_latent learns the null side of guidance, which {model.name} does not have"
+        return super().lacks(model)
 
     @property
     def fits_guidance(self) -> bool:

@@ -22,6 +22,7 @@ class NegativePrompt(Inversion):
     """NPI: the cheapest repair of DDIM inversion."""
 
     name: ClassVar[str] = "negative_prompt"
+    needs_null_side: ClassVar[bool] = True
     when: ClassVar[str] = (
         "Where speed counts: no learning and no null row for the source. Not where the picture must come back "
         "exactly, or where the edit adds what the source prompt would now suppress."

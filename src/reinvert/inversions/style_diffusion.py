@@ -42,6 +42,8 @@ class StyleDiffusion(Inversion):
     """Fits one small network per sampling step; an edit needs only what they say, which the trajectory keeps."""
 
     name: ClassVar[str] = "style_diffusion"
+    needs_null_side: ClassVar[bool] = True
+    acts_on: ClassVar[tuple[Kind, ...]] = ("cross",)
     when: ClassVar[str] = (
         "Where the look of what is there must survive an edit of its words, and minutes per picture are affordable. "
         "Not for a quick try: it costs about twice null_text, and is fitted to one guidance scale."
