@@ -1,6 +1,6 @@
 """Writes docs/methods/: a page per method with one edit it makes (source | edit | true edit).
 
-    python docs/make_pages.py [NAME ...] [--steps 25] [--guidance 3] [--no-pictures]
+    python docs/make_pages.py [NAME ...] [--steps 20] [--guidance 3] [--no-pictures]
 
 Everything on a page but the picture is read from the method's own file: its docstring, its fields, when to use it.
 """
@@ -40,8 +40,13 @@ def edit_for(name: str) -> Edit:
     return sample_edit(Random(seed + type_id), type_id)
 
 
-def picture(model: Backbone, row: Row, steps: int, guidance: float) -> tuple[str, Path]:
-    """The strip of one method, written beside its page, and its caption."""
+def caption(row: Row, steps: int, guidance: float) -> str:
+    edit = edit_for(row.method)
+    return f'"{edit.source_prompt}" to "{edit.target_prompt}", {steps} steps, guidance {guidance:g}, picturebook'
+
+
+def picture(model: Backbone, row: Row, steps: int, guidance: float) -> None:
+    """The strip of one method, written beside its page."""
     edit = edit_for(row.method)
     result = made(model, row, edit, steps=steps, guidance=guidance)
     strip = contact_sheet(
@@ -49,13 +54,11 @@ def picture(model: Backbone, row: Row, steps: int, guidance: float) -> tuple[str
         column_titles=["source", f"{row.inversion} + {row.editor}", "true edit"],
         cell=128,
     )
-    path = FOLDER / f"{row.method}.png"
-    save_image(strip, path)
-    told = f'"{edit.source_prompt}" to "{edit.target_prompt}", {steps} steps, guidance {guidance:g}, picturebook'
-    return told, path
+    save_image(strip, FOLDER / f"{row.method}.png")
 
 
-def page(group: Group, name: str, shown: tuple[str, Path] | None) -> str:
+def page(group: Group, name: str, shown: str | None) -> str:
+    """The page of a method; `shown` is the caption of its picture, if it has one."""
     method, cls = registry.describe(group, name), registry.find(group, name)
     text = inspect.getdoc(inspect.getmodule(cls)) or ""
     lines = [f"# {name}", "", f"*{KINDS[group]}* · `src/reinvert/{group}/{name}.py`", ""]
@@ -66,8 +69,8 @@ def page(group: Group, name: str, shown: tuple[str, Path] | None) -> str:
         lines += [f"**When.** {method.when}", ""]
     lines += [f"**Needs** {method.needs}.", ""]
     if shown is not None:
-        lines += [f"![source, edit and true edit]({shown[1].name})", ""]
-        lines += [f"{shown[0]} (`python docs/make_pages.py`).", ""]
+        lines += [f"![source, edit and true edit]({name}.png)", ""]
+        lines += [f"{shown} (`python docs/make_pages.py`).", ""]
     if method.arguments:
         lines += ["| argument | default | |", "| --- | --- | --- |"]
         for a in method.arguments:
@@ -87,10 +90,10 @@ def partners(group: Group, name: str) -> str:
     for n, why in row.items():
         if why is not None:
             bad.setdefault(why, []).append(n)
-    told = f"**Goes with** the {other} {', '.join(good) or 'none'}."
+    text = f"**Goes with** the {other} {', '.join(good) or 'none'}."
     for why, names in bad.items():
-        told += f" Not with {', '.join(names)}: {why}."
-    return told
+        text += f" Not with {', '.join(names)}: {why}."
+    return text
 
 
 def index(names: dict[Group, list[str]]) -> str:
@@ -105,7 +108,7 @@ def index(names: dict[Group, list[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="only these pages [all]")
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--no-pictures", action="store_true", help="leave the pictures as they are")
     args = parser.parse_args()
@@ -122,9 +125,11 @@ def main() -> None:
             shown, row = None, by_name.get(name)
             if row is not None and not args.no_pictures:
                 try:
-                    shown = picture(model, row, args.steps, args.guidance)
+                    picture(model, row, args.steps, args.guidance)
                 except ReinvertError as error:  # what the bundled model has no parts for
                     print(f"{name} has no picture: {error}", flush=True)
+            if row is not None and (FOLDER / f"{name}.png").exists():
+                shown = caption(row, args.steps, args.guidance)
             (FOLDER / f"{name}.md").write_text(page(group, name, shown), encoding="utf-8")
             print(f"wrote {name}.md", flush=True)
     (FOLDER / "README.md").write_text(index(names), encoding="utf-8")

@@ -26,7 +26,7 @@ def half(request, tiny_folder):
 def test_every_method_runs_in_half_precision(half, inversion: str, editor: str) -> None:
     method = registry.make("editors", editor, GIVEN.get(editor))
     result = reinvert.edit(
-        half, make_picture(0), source=SOURCE, target=TARGET, steps=3, guidance=3.0,
+        half, make_picture(0), source=SOURCE, target=TARGET, steps=2, guidance=3.0,
         inversion=registry.make("inversions", inversion, CHEAP.get(inversion)), editor=[method],
         mask=half_mask() if method.needs_mask else None,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from reinvert import pairs, registry
 from reinvert.inversions.base import Inversion, Progress, Source
 from reinvert.trajectory import Trajectory
 
-STEPS = 5
+STEPS = 4
 EXACT = 1e-9
 """float64: sums run in another order in another batch (1e-16), which a guided walk here multiplies by up to 1e4."""
 LEARNED = 1e-4

@@ -88,7 +88,7 @@ def notes_of(table: Table) -> tuple[str, ...]:
     return (
         *table.notes,
         f"Intervals: {how.level:.0%} percentile bootstrap over cases, {how.resamples} resamples, seed {how.seed}.",
-        *(f"{row.name} was told: {row.uses}." for row in table.of() if row.uses),
+        *(f"{row.name} was given: {row.uses}." for row in table.of() if row.uses),
         *_environments(table.of()),
     )
 
@@ -116,7 +116,7 @@ def _cell(made: Figure, head: Heading, intervals: bool, bold: bool, cells: int) 
 
 
 def _mark(row: Row) -> str:
-    """A star beside a row that was told the true mask."""
+    """A star beside a row that was given the true mask."""
     return " *" if "true mask" in row.uses else ""
 
 

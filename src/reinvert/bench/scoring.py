@@ -64,9 +64,9 @@ class Cell:
     memory: float | None = None
     """Peak memory in bytes."""
     masked: bool = False
-    """Whether the method was told the true mask."""
+    """Whether the method was given the true mask."""
     blended: bool = False
-    """Whether it was told the blend words."""
+    """Whether it was given the blend words."""
     attempts: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     environment: Mapping[str, Any] = field(default_factory=dict[str, Any])

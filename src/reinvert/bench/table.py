@@ -264,7 +264,7 @@ class Row:
     environment: str
     """Weights, device, versions, dtype and seeds it was made with."""
     uses: str
-    """What of a case the method was told beyond picture and prompts."""
+    """What of a case the method was given beyond picture and prompts."""
 
     @property
     def trivial(self) -> bool:

@@ -5,7 +5,7 @@
 
 LEDITS++: Limitless Image Editing using Text-to-Image Models, 2024, arXiv 2311.16711. Follows the paper and what its
 pipeline in diffusers does; its usual partner is edit-friendly inversion. The target prompt is the first concept. The
-paper inverts with an empty prompt and edits from the null side: its base is what the source hears, and so it is here
+paper inverts with an empty prompt and edits from the null side: its base is what conditions the source, as here
 for any source prompt; M1 then reads the words that are new in the target. `compat="published"` is diffusers, which
 edits from the null side also where the source has a prompt, and so leaves the source without any concept. The edit's
 guidance scale is not used for the targets: every concept has its own.
@@ -62,7 +62,7 @@ class LEdits(Editor):
     grid: int = 16
     """Smallest side of the attention map that is read, where the latents have that many cells."""
     compat: Literal["correct", "published"] = "correct"
-    """published: directions from the empty prompt, and all of the target's words, whatever the source is told."""
+    """published: directions from the empty prompt, and all of the target's words, whatever the source prompt is."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -75,7 +75,7 @@ class LEdits(Editor):
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
         if trajectory.source_guidance != 1 or trajectory.null is not None:
             return trajectory
-        # A rule of guidance is given both sides of the source; told the same in both, it is evaluated once.
+        # A rule of guidance is given both sides of the source; if both are the same, it is evaluated once.
         return replace(trajectory, null=case.model.encode_text(case.sources)[None], null_for_targets=False)
 
     def bind(self, case: Case) -> Hooks:

@@ -50,7 +50,7 @@ class MasaCtrl(Editor):
     start_layer: float = 0.625
     """Share of the self-attention layers, in order of execution, that are left alone (10 of 16, as published)."""
     source_says: Literal["nothing", "prompt"] = "prompt"
-    """What the source hears at the edit: what it was inverted with, or nothing, which only an anchor makes up for."""
+    """The source's prompt during the edit: the one it was inverted with, or empty (nothing), which needs an anchor."""
     mask_source: Words = ()
     """Words of the source prompt that make its foreground."""
     mask_target: Words = ()
@@ -66,7 +66,7 @@ class MasaCtrl(Editor):
         if bool(self.mask_source) != bool(self.mask_target):
             raise ReinvertError("a foreground needs words of both prompts: mask_source and mask_target")
         if self.mask_source and self.source_says == "nothing":
-            raise ReinvertError("a foreground of words needs a source that hears them: set source_says to prompt")
+            raise ReinvertError("a foreground found by words needs the source's prompt: set source_says to prompt")
 
     def bind(self, case: Case) -> Hooks:
         layers = [layer for layer in case.model.layers() if layer.name.endswith("attn1")]

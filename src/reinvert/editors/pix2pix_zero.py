@@ -1,6 +1,6 @@
 """Pix2Pix-Zero: move the prompt along a direction, and the latents so that cross-attention stays where it was.
 
-    C = E(source) + mean E(target bank) - mean E(source bank),   the null side hears E(source)
+    C = E(source) + mean E(target bank) - mean E(source bank),   null side: E(source)
     x <- x - amount grad_x sum over layers of |A(x) - A_source|^2 / (2 heads),   then a guided step
 
 Zero-shot Image-to-Image Translation, 2023, arXiv 2302.03027. Without banks the two prompts are the banks, which makes C

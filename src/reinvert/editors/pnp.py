@@ -4,9 +4,9 @@
     out_T = softmax(Q_S K_S^T) V_T       decoder self-attention but the first, for the first `attention` of the run
 
 Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation, 2023, arXiv 2211.12572. Both sides of the
-target are ruled; the source hears nothing, the target's null side a negative prompt. As in the authors' code the
-source's latents are the inverted ones: a source that no anchor holds is held on them. Differs from it: the source is
-not asked once no injection is active. `compat="published"` is PnPInversion's row with DDIM inversion: there the
+target take the source's features; the source has an empty prompt, the target a negative prompt. As in the authors' code
+the source's latents are the inverted ones: a source that no anchor holds is held on them. Differs from it: the source
+is not evaluated once no injection is active. `compat="published"` is PnPInversion's row with DDIM inversion: there the
 source's latents are those of a render of the inverted noise, each one step too clean for the time it is processed at,
 and the target begins from one of them; with an anchored source it is the aligned form, as that row is.
 """
@@ -43,9 +43,9 @@ class PnP(Editor):
     attention: float = 0.5
     """Share of the run in which the decoder's self-attention has the source's queries and keys."""
     negative: str = "ugly, blurry, black, low res, unrealistic"
-    """What the targets' null side hears."""
+    """Negative prompt of the targets."""
     source_says: Literal["nothing", "prompt"] = "nothing"
-    """What the source hears at the edit: nothing, as published, or its prompt."""
+    """The source's prompt during the edit: empty (nothing), as published, or its own."""
     layer: str = ""
     """Module whose output is the feature; empty: the second convolution of the second ResNet of the decoder's first
     block with attention."""

@@ -4,7 +4,7 @@
 
 The baseline of StyleDiffusion: Prompt-Embedding Inversion for Text-Based Editing, 2023, arXiv 2303.15649; optimised as
 in Null-text Inversion for Editing Real Images using Guided Diffusion Models, 2023, arXiv 2211.09794, and with the same
-settings. Only the source hears c_s; the targets hear their prompts and the plain null prompt. The null prediction is
+settings. Only the source uses c_s; the targets use their own prompts and the plain null prompt. The null prediction is
 evaluated once a step and reused after the fit. The source's attention follows c_s, so the words of a learned embedding
 may look elsewhere than those of the prompt.
 """

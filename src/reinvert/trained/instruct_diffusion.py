@@ -4,9 +4,9 @@
 
 InstructDiffusion: A Generalist Modeling Interface for Vision Tasks, 2024, arXiv 2309.03895. The same network, picture
 latents, sizes and sampler as InstructPix2Pix (arXiv 2211.09800), see `instruct_pix2pix`; but the row without the
-picture hears the instruction, and the rows are weighed otherwise. The weights (s_T + s_I, 1/2 - s_T, 1/2 - s_I) on
+picture has the instruction too, and the rows have other weights. The weights (s_T + s_I, 1/2 - s_T, 1/2 - s_I) on
 e(T, I), e(0, I), e(T, 0) are InstructPix2Pix's for the scales (s_T + s_I, s_I + 1/2), so that its pipeline makes this
-combination once its third row hears the instruction. The result is brought back to the picture's size (LANCZOS). The
+combination once its third row has the instruction. The result is brought back to the picture's size (LANCZOS). The
 authors publish no weights in diffusers format: convert theirs (a network of 8 input channels). Their command line
 loads the weights without the moving average, and does not start as published (a misspelt argument).
 """
