@@ -466,7 +466,7 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
     (("edit",), "IMAGE"),
     (("edit", "missing.png", "--source", "a", "--target", "b"), "does not exist"),
     (("edit", "notes.txt", "--source", "a", "--target", "b"), "not an image"),
-    (("edit", ".", "--source", "a", "--target", "b"), "not a file"),
+    (("edit", ".", "--source", "a", "--target", "b"), "the folder of the results with -o"),
     (("edit", "cat.png", "--source", SOURCE), "--target"),
     (("edit", "cat.png", "--target", TARGET), "--source"),
     (edit("--inversion", "dirct"), "did you mean direct"),

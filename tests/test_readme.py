@@ -52,7 +52,7 @@ def test_the_offline_commands_run_in_order(capsys: pytest.CaptureFixture[str]) -
         edits = shlex.split(command)[1] == "edit"
         assert cli.main([*shlex.split(command)[1:], *(["--steps", "10"] if edits else [])]) == 0, command
     assert Image.open("dog.png").size == Image.open("cat.png").size
-    assert Path("dog.json").exists()
+    assert Path("dog.png.json").exists()
     assert "dog" in capsys.readouterr().out
 
 

@@ -132,9 +132,16 @@ def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone
     name = model_name(args, given)
     with waiting(f"loading {name}", args.quiet):
         model = load(name, args.device, args.dtype)
-    if given is not None and given.picture is not None and name in BUNDLED:
-        _warn_of_photograph(name, model, given.picture, args.fit or "crop")
+    if given is not None:
+        check_picture(args, model, given)
     return model
+
+
+def check_picture(args: argparse.Namespace, model: Backbone, given: Given) -> None:
+    """Say so if the picture is not one for the model."""
+    name = model_name(args, given)
+    if given.picture is not None and name in BUNDLED:
+        _warn_of_photograph(name, model, given.picture, args.fit or "crop")
 
 
 def _warn_of_photograph(name: str, model: Backbone, picture: Image.Image, fit: FitMode) -> None:

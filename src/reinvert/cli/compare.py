@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from reinvert import registry
-from reinvert.cli.common import load_model, model_name, tell
+from reinvert.cli.common import load_model, model_name
 from reinvert.cli.flags import Chosen
 from reinvert.cli.output import provenance, write_picture
 from reinvert.cli.progress import progress_bar
@@ -68,7 +68,7 @@ def columns(job: Job, chosen: Chosen) -> list[Column]:
     return made
 
 
-def run(job: Job, chosen: Chosen, output: Path) -> int:
+def run(job: Job, chosen: Chosen, output: Path) -> None:
     """Rows: the reconstruction, then one per target. An inversion that several columns share is run once."""
     compared, args = columns(job, chosen), job.args
     from reinvert import verbs
@@ -108,8 +108,6 @@ def run(job: Job, chosen: Chosen, output: Path) -> int:
     about = {k: v for k, v in job.about(results[0], model).items() if k in shared}
     own = [{k: v for k, v in r.items() if k not in shared} for r in runs]
     write_picture(sheet, output, {**about, "inversions": inverted, "compared": own})
-    tell([output])
-    return 0
 
 
 def _sheet(job: Job, compared: list[Column], results: list[verbs.Result]) -> Image.Image:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from reinvert.cli import compare
+from reinvert.cli import compare, many
 from reinvert.cli.common import (
+    Given,
     add_model_options,
     add_run_options,
     check_model_options,
+    check_picture,
     load_model,
     model_name,
     output_path,
@@ -24,14 +27,28 @@ from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, numbered, write
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.recipe import defaults_of
 from reinvert.cli.values import text
+from reinvert.errors import ReinvertError
 from reinvert.registry import Group
+
+if TYPE_CHECKING:
+    from reinvert.backbones import Backbone
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert edit`."""
-    parser.usage = "reinvert edit IMAGE --source TEXT --target TEXT [--target TEXT ...] [options]"
+    parser.usage = (
+        "reinvert edit IMAGE --source TEXT --target TEXT [--target TEXT ...] [options]\n"
+        "       reinvert edit IMAGE|FOLDER ... --source TEXT --target TEXT -o FOLDER [options]\n"
+        "       reinvert edit --list FILE.csv -o FOLDER [options]"
+    )
     parser.add_argument(
-        "image", metavar="IMAGE", help="a picture, or a FILE.trajectory.safetensors (which needs no --source)"
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="a picture, or a FILE.trajectory.safetensors (which needs no --source); or several, or a folder of them",
+    )
+    parser.add_argument(
+        "--list", metavar="FILE", help="a CSV file with an edit in each line: image,source,target (see docs/files.md)"
     )
     add_run_options(parser)
     parser.add_argument(
@@ -64,13 +81,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="show which tokens keep the source's attention, and stop"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="[IMAGE.edit.png here]")
+    parser.add_argument("-o", "--output", metavar="FILE", help="[IMAGE.edit.png here]; of several pictures a folder")
     add_model_options(parser)
     add_method_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     check_model_options(args)
+    load = Loaded()
+    if many.is_many(args):
+        return many.run(args, lambda mine, asked: edit_one(mine, load, {"asked": asked}))
+    if not args.images:
+        raise ReinvertError("name the picture to edit: reinvert edit IMAGE --source TEXT --target TEXT")
+    args.image = args.images[0]
+    tell(edit_one(args, load))
+    return 0
+
+
+class Loaded:
+    """The model, loaded when the first edit needs it and kept for the others."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Backbone] = {}
+
+    def __call__(self, args: argparse.Namespace, given: Given) -> Backbone:
+        name = model_name(args, given)
+        if name in self._models:
+            check_picture(args, self._models[name], given)
+        else:
+            self._models[name] = load_model(args, given)
+        return self._models[name]
+
+
+def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | None = None) -> list[Path]:
+    """Edit one picture or trajectory; the paths of what was written. `more` is added to the sidecars."""
     job = open_job(args)
     kind = "compare" if args.compare else "edit"
     output = output_path(args, f"{job.given.stem}.{kind}.png")
@@ -81,7 +125,8 @@ def run(args: argparse.Namespace) -> int:
     # A trajectory's inversion is over: its flags would do nothing.
     groups: tuple[Group, ...] = ("editors",) if job.given.trajectory is not None else ("inversions", "editors")
     if args.compare:
-        return compare.run(job, chosen, output)
+        compare.run(job, chosen, output)
+        return [output]
     chosen.foresee(inversion=args.inversion, editors=job.editor_names(args.editor or "p2p"))
     chosen.check(groups)
     from reinvert.cli import explain
@@ -90,8 +135,9 @@ def run(args: argparse.Namespace) -> int:
     chosen.check(groups)
     explain.check_words(model_name(args, job.given), job.given.source, job.targets, editors)
     if args.explain:
-        return explain.run(model_name(args, job.given), job.given, job.targets, editors, args.steps)
-    model = load_model(args, job.given)
+        explain.run(model_name(args, job.given), job.given, job.targets, editors, args.steps)
+        return []
+    model = load(args, job.given)
     with progress_bar(args.quiet) as watch:
         result = job.edit(model, job.given.image, inversion, editors, watch)
     about = job.about(result, model)
@@ -99,7 +145,6 @@ def run(args: argparse.Namespace) -> int:
     for index, path in enumerate(outputs):
         picture, region = picture_of(job, result, index)
         settings = {**about["settings"], "target": job.targets[index], "region": region}
-        made.append((picture, path, {**about, "settings": settings}))
+        made.append((picture, path, {**about, "settings": settings, **(more or {})}))
     write_pictures(made)
-    tell(outputs)
-    return 0
+    return outputs

@@ -23,6 +23,9 @@ from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+NO_MEMORY = (
+    "there is not enough memory for this; try --dtype bfloat16, fewer targets at once, --fit crop, or a smaller model"
+)
 LONGEST = 300
 """Characters of a refusal, where one that was typed is so long that it may be repeated in it."""
 
@@ -150,12 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{shown(error.filename)}: " if error.filename else ""
         return _refuse(_short(f"{where}{error.strerror or error}", given))
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
-        return _refuse(
-            "there is not enough memory for this; try --dtype bfloat16, fewer targets at once, "
-            "--fit crop, or a smaller model"
-        )
+        return _refuse(NO_MEMORY)
 
 
 def _run(given: list[str]) -> int:
@@ -184,7 +184,7 @@ def _refuse(sentence: str, status: int = BAD_INPUT) -> int:
     return status
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Out of memory is a class of its own on CUDA, and a plain RuntimeError on the CPU and on MPS."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(
