@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from conftest import make_picture
 
 import reinvert
+from reinvert.cli import build_parser
 
 HEAVY = ("torch", "transformers", "diffusers")
 RUN = """
@@ -118,3 +122,27 @@ def test_a_mistyped_name_is_answered_with_what_was_meant(
     assert out == ""
     assert meant in err
     assert err.count("\n") == 1
+
+
+def test_no_sentence_names_an_option_that_there_is_not():
+    """Every --option in a string of the package; the training programs of picturebook have parsers of their own."""
+    known = _options(build_parser())
+    source = Path(reinvert.__file__).parent
+    own = {"train.py", "evaluate.py", "clip.py"}
+    for path in sorted(source.rglob("*.py")):
+        if path.parent.name == "picturebook" and path.name in own:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", node.value):
+                    assert flag in known, f"{path.name}: {node.value}"
+
+
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    found = set[str]()
+    for action in parser._actions:
+        found |= set(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                found |= _options(inner)
+    return found
