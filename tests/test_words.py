@@ -22,8 +22,10 @@ from reinvert.words import (
     Compat,
     Kind,
     Link,
+    Segment,
     Share,
     TokenizerLike,
+    Words,
     align,
     changed_words,
     cross_windows,
@@ -762,3 +764,69 @@ def test_explain_table_is_plain_text() -> None:
         "not read by any target token: 2 cat",
     ]
     assert "not read" not in explain_table(Toy(12), "a cat", "a cat", "refine")
+
+
+# --- a token axis of several tokenizers ----------------------------------------------------------------------
+
+
+class Plain(Toy):
+    """A tokenizer without a token before the words, as T5's is; one piece more for "cat"."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        ids = super().encode(text, add_special_tokens=add_special_tokens)
+        return ids[1:] if add_special_tokens else ids
+
+
+def both() -> Words:
+    """Two positions of nothing, a CLIP-like segment of 8, one of nothing, a T5-like segment of 9."""
+    return Words((Segment(Toy(8), 2, 8), Segment(Plain(30, split={"cat": ["ca", "t"]}), 11, 9)), 20)
+
+
+def test_a_word_has_tokens_in_every_segment() -> None:
+    assert word_positions(both(), "a cat here", "cat") == (4, 12, 13)
+    assert word_positions(both(), "a cat here", "here") == (5, 14)
+    assert indicator(both(), "a cat here", "here").nonzero().flatten().tolist() == [5, 14]
+    gain = equalizer(both(), "a cat", {"cat": 3})
+    assert gain[[4, 12, 13]].tolist() == [3, 3, 3]
+    assert int((gain != 1).sum()) == 3
+    with pytest.raises(ReinvertError, match="'dog' does not occur"):
+        word_positions(both(), "a cat", "dog")
+
+
+def test_an_encoder_that_reads_further_has_the_word_alone() -> None:
+    prompt = "a b c d e f big"
+    assert word_positions(both(), prompt, "big") == (17,)
+    with pytest.raises(ReinvertError, match="does not read as far"):
+        word_positions(both(), f"{prompt} and then some more words", "words")
+
+
+def test_segments_are_mixed_each_by_itself() -> None:
+    source, target = "a cat here", "a dog here"
+    for kind in ("refine", "replace"):
+        reads = mixing(both(), source, target, kind)
+        for segment in both().segments:
+            alone = mixing(segment, source, target, kind)
+            assert torch.equal(reads.source[segment.span, segment.span], alone.source)
+            assert torch.equal(reads.own[segment.span], alone.own)
+        linked = reads.source.nonzero()
+        inside = [any(s.start <= a < s.span.stop and s.start <= b < s.span.stop for s in both().segments)
+                  for a, b in linked.tolist()]  # fmt: skip
+        assert [linked[i].tolist() for i, known in enumerate(inside) if not known] == [[0, 0], [1, 1], [10, 10]]
+    replaced = mixing(both(), source, target, "replace").source
+    assert replaced[[12, 13], 12].tolist() == [1, 1]  # the two pieces of "cat" are both dog's
+    assert links(mixing(Plain(9), source, source, None).source) == [(i, i) for i in range(9)]
+
+
+def test_windows_by_word_reach_every_segment() -> None:
+    windows = cross_windows(both(), "a cat here", 4, {"default_": 0.0, "cat": 1.0})
+    assert windows[0].nonzero().flatten().tolist() == [4, 12, 13]
+
+
+def test_replacing_without_a_leading_token() -> None:
+    """Position 0 is a word's."""
+    plain = Plain(9)
+    assert word_positions(plain, "a cat", "a") == (0,)
+    matrix = replacement_map(plain, "a cat here", "the cat here")
+    assert torch.equal(matrix, torch.eye(9))
+    mapping, _ = refinement_map(plain, "a cat here", "a big cat here")
+    assert mapping[:5].tolist() == [0, -1, 1, 2, 3]

@@ -22,6 +22,7 @@ Control", ICLR 2023, arXiv 2208.01626. Where this departs from google/prompt-to-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -44,15 +45,69 @@ _TRAILING = ".,;:!?)]}\"'…’”"
 class TokenizerLike(Protocol):
     """What is asked of a tokenizer; transformers' `CLIPTokenizer` qualifies."""
 
-    model_max_length: int
+    @property
+    def model_max_length(self) -> int: ...
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
     def decode(self, token_ids: list[int]) -> str | list[str]: ...
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a model's token axis that one tokenizer fills, `length` positions from `start` on.
+
+    It is asked like the tokenizer itself; its own `length` may be less than the tokenizer could read.
+    """
+
+    tokenizer: TokenizerLike
+    start: int
+    length: int
+
+    @property
+    def model_max_length(self) -> int:
+        return self.length
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, token_ids: list[int]) -> str | list[str]:
+        return self.tokenizer.decode(token_ids)
+
+    @property
+    def span(self) -> slice:
+        """Its positions on the model's token axis."""
+        return slice(self.start, self.start + self.length)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Where a prompt's words lie on a model's token axis of `length` positions.
+
+    Where several text encoders are joined one behind the other, a word has tokens in each of their segments; positions
+    of no segment hold no words.
+    """
+
+    segments: tuple[Segment, ...]
+    length: int
+
+    @classmethod
+    def of(cls, tokenizer: TokenizerLike, length: int | None = None) -> Words:
+        """The words of a single tokenizer, whose positions are the whole token axis."""
+        length = tokenizer.model_max_length if length is None else length
+        return cls((Segment(tokenizer, 0, length),), length)
+
+
+Reader: TypeAlias = TokenizerLike | Words
+"""A single tokenizer, or what a model makes of several."""
+
+
+def _words(reader: Reader) -> Words:
+    return reader if isinstance(reader, Words) else Words.of(reader)
+
+
 class Span(NamedTuple):
-    """A word and the positions of its tokens, as far as the model reads them (BOS is position 0)."""
+    """A word and the positions of its tokens, as far as the model reads them (of CLIP, BOS is position 0)."""
 
     word: str
     tokens: range
@@ -86,7 +141,7 @@ class Link(NamedTuple):
 
 
 def token_ids(tokenizer: TokenizerLike, prompt: str) -> list[int]:
-    """Token ids as the text encoder sees them: BOS, at most n - 2 tokens, EOS; without padding."""
+    """Token ids as the text encoder sees them: perhaps BOS, tokens, EOS, at most n in all; without padding."""
     ids = tokenizer.encode(prompt)
     n = tokenizer.model_max_length
     return ids if len(ids) <= n else [*ids[: n - 1], ids[-1]]
@@ -107,19 +162,36 @@ def word_spans(tokenizer: TokenizerLike, prompt: str) -> list[Span]:
             "their own; use a model with a CLIP tokenizer."
         )
     last = tokenizer.model_max_length - 1
-    ends = [1]
+    ends = [_leading(tokenizer)]
     for word in ids:
         ends.append(ends[-1] + len(word))
     cuts = [min(end, last) for end in ends]
     return [Span(word, range(a, b)) for word, (a, b) in zip(words, pairwise(cuts), strict=True)]
 
 
-def word_positions(tokenizer: TokenizerLike, prompt: str, word: str | int) -> tuple[int, ...]:
+def word_positions(reader: Reader, prompt: str, word: str | int) -> tuple[int, ...]:
     """Token positions of every occurrence of a word or phrase, or of the word with this number (from 0).
 
     Words match as they are written, capitals and punctuation included. Only if a word is found nowhere,
     punctuation behind the prompt's words is overlooked: "cat" then finds that of "cat,", without the comma.
     """
+    found, errors = list[int](), list[ReinvertError]()
+    for segment in _words(reader).segments:
+        try:
+            found += [segment.start + position for position in _positions(segment, prompt, word)]
+        except ReinvertError as error:  # one encoder may read further than another
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return tuple(found)
+
+
+def _leading(tokenizer: TokenizerLike) -> int:
+    """How many special tokens stand before the words: CLIP has one, T5 none."""
+    return max(0, len(tokenizer.encode("")) - 1)
+
+
+def _positions(tokenizer: TokenizerLike, prompt: str, word: str | int) -> tuple[int, ...]:
     spans = word_spans(tokenizer, prompt)
     if isinstance(word, int):
         if not 0 <= word < len(spans):
@@ -139,19 +211,19 @@ def word_positions(tokenizer: TokenizerLike, prompt: str, word: str | int) -> tu
     return positions
 
 
-def indicator(tokenizer: TokenizerLike, prompt: str, words: str | Sequence[str]) -> Float[Tensor, " n"]:
+def indicator(reader: Reader, prompt: str, words: str | Sequence[str]) -> Float[Tensor, " n"]:
     """1 at the tokens of the words (one word or phrase, or several), 0 elsewhere."""
-    chosen = torch.zeros(tokenizer.model_max_length)
+    chosen = torch.zeros(_words(reader).length)
     for word in [words] if isinstance(words, str) else words:
-        chosen[list(word_positions(tokenizer, prompt, word))] = 1.0
+        chosen[list(word_positions(reader, prompt, word))] = 1.0
     return chosen
 
 
-def equalizer(tokenizer: TokenizerLike, target: str, boosts: Mapping[str, Number]) -> Float[Tensor, " n"]:
+def equalizer(reader: Reader, target: str, boosts: Mapping[str, Number]) -> Float[Tensor, " n"]:
     """The factor of each target token's map: 1, except at the words that `boosts` names."""
-    gain = torch.ones(tokenizer.model_max_length)
+    gain = torch.ones(_words(reader).length)
     for word, factor in boosts.items():
-        gain[list(word_positions(tokenizer, target, word))] = float(factor)
+        gain[list(word_positions(reader, target, word))] = float(factor)
     return gain
 
 
@@ -233,8 +305,8 @@ def replacement_map(
         pairs = pairs[: max((k for k, (a, b) in enumerate(pairs, 1) if a.word != b.word), default=0)]
     n = tokenizer.model_max_length
     matrix = torch.zeros(n, n)
-    matrix[0, 0] = 1.0
-    i = j = 1
+    i = j = _leading(tokenizer)
+    matrix[:i, :i] = torch.eye(i)
     for (old, rows), (new, columns) in pairs:
         if old == new or len(rows) == len(columns):
             matrix[list(rows)[: len(columns)], list(columns)[: len(rows)]] = 1.0
@@ -268,8 +340,17 @@ def refinement_matrix(mapping: Int[Tensor, " n"], a: Float[Tensor, " n"]) -> Flo
     return (positions[:, None] == mapping[None, :]) * a[None, :]
 
 
-def mixing(tokenizer: TokenizerLike, source: str, target: str, kind: Kind, *, compat: Compat = "correct") -> Mixing:
-    """What `kind` reads of the two prompts' maps; the same at every step."""
+def mixing(reader: Reader, source: str, target: str, kind: Kind, *, compat: Compat = "correct") -> Mixing:
+    """What `kind` reads of the two prompts' maps; the same at every step. No segment reads another's tokens."""
+    words = _words(reader)
+    matrix, own = torch.eye(words.length), torch.zeros(words.length)
+    for segment in words.segments:
+        part = _mixing(segment, source, target, kind, compat)
+        matrix[segment.span, segment.span], own[segment.span] = part.source, part.own
+    return Mixing(matrix, own)
+
+
+def _mixing(tokenizer: TokenizerLike, source: str, target: str, kind: Kind, compat: Compat) -> Mixing:
     n = tokenizer.model_max_length
     match kind:
         case "replace":
@@ -296,7 +377,7 @@ def edit_matrices(
 
 
 def cross_windows(
-    tokenizer: TokenizerLike, target: str, steps: int, cross: Share | Mapping[str, Share]
+    reader: Reader, target: str, steps: int, cross: Share | Mapping[str, Share]
 ) -> Float[Tensor, "{steps+1} n"]:
     """w: 1 where a target token follows the edit at a step, else 0; rows are steps in sampling order.
 
@@ -305,14 +386,14 @@ def cross_windows(
     overwrite the "default_" one, which is the whole run if left out; of overlapping phrases the later counts.
     """
     shares = cross if isinstance(cross, Mapping) else {DEFAULT: cross}
-    windows = torch.zeros(steps + 1, tokenizer.model_max_length)
+    windows = torch.zeros(steps + 1, _words(reader).length)
     start, stop = _bounds(shares.get(DEFAULT, 1), steps + 1)
     windows[start:stop] = 1.0
     for word, share in shares.items():
         if word == DEFAULT:
             continue
         start, stop = _bounds(share, steps + 1)
-        positions = list(word_positions(tokenizer, target, word))
+        positions = list(word_positions(reader, target, word))
         windows[:, positions] = 0.0
         windows[start:stop, positions] = 1.0
     return windows

@@ -21,6 +21,7 @@ from torch import Tensor
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import Level, Moment, Split, Time
 from reinvert.text import Text
+from reinvert.words import Words
 
 
 @dataclass
@@ -73,6 +74,8 @@ class Backbone(Protocol):
     device: torch.device
     dtype: torch.dtype
     tokenizer: Any
+    words: Words
+    """Where the words of a prompt lie among its tokens."""
     tally: Tally
     image_size: int
     """Usual height and width of a picture, in pixels."""

@@ -29,6 +29,7 @@ from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
 from reinvert.text import Text
+from reinvert.words import Words
 
 
 class StableDiffusion:
@@ -50,6 +51,7 @@ class StableDiffusion:
         for network in (unet, vae, text_encoder):
             network.requires_grad_(False).eval()
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
+        self.words = Words.of(tokenizer)
         self.name, self.tally, self.usual = name, Tally(), Usual()
         self.device, self.dtype = cast(torch.device, unet.device), cast(torch.dtype, unet.dtype)
         # The pipelines of diffusers force steps_offset to 1 and clip_sample to False; so did every published run.

@@ -121,11 +121,10 @@ class _LEditsHooks(_MapHooks):
         h, w = case.latent
         shrink = next((s for s in (4, 2) if min(h, w) // s >= method.grid), 1)
         grid, device = (h // shrink, w // shrink), case.model.device
-        tokenizer = case.model.tokenizer
 
         def told(source: str, target: str) -> Tensor:
             new = () if method.compat == "published" else changed_words(source, target)[1]
-            return indicator(tokenizer, target, new or target.split())
+            return indicator(case.model.words, target, new or target.split())
 
         targets = torch.stack([torch.stack([told(s, t) for s, t in branch]) for branch in case.pairs()])
         super().__init__(torch.cat([torch.zeros_like(targets[:1]), targets]).to(device), grid, method.mapped())

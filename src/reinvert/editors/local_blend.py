@@ -84,10 +84,9 @@ class LocalBlend(Editor):
     @staticmethod
     def _channels(case: Case, words: Sequence[tuple[Words, Words]]) -> Tensor:
         """Word indicators [branch, case, token]; `words` has the source's and the targets' words of each case."""
-        tokenizer = case.model.tokenizer
-        rows = [[indicator(tokenizer, prompt, w[0]) for prompt, w in zip(case.sources, words, strict=True)]]
+        rows = [[indicator(case.model.words, prompt, w[0]) for prompt, w in zip(case.sources, words, strict=True)]]
         for target in case.targets:
-            rows.append([indicator(tokenizer, prompt, w[1]) for prompt, w in zip(target, words, strict=True)])
+            rows.append([indicator(case.model.words, prompt, w[1]) for prompt, w in zip(target, words, strict=True)])
         return torch.stack([torch.stack(row) for row in rows])
 
 

@@ -79,7 +79,7 @@ class MasaCtrl(Editor):
     def _channels(self, case: Case) -> Tensor:
         """Word indicators [branch, case, token]."""
         said = [(case.sources, self.mask_source), *((target, self.mask_target) for target in case.targets)]
-        rows = [torch.stack([indicator(case.model.tokenizer, p, words) for p in prompts]) for prompts, words in said]
+        rows = [torch.stack([indicator(case.model.words, p, words) for p in prompts]) for prompts, words in said]
         return torch.stack(rows).to(case.model.device)
 
 

@@ -59,16 +59,16 @@ class P2P(Editor):
         return "replace" if len(source.split(" ")) == len(target.split(" ")) else "refine"
 
     def bind(self, case: Case) -> Hooks:
-        tokenizer, steps = case.model.tokenizer, case.steps
+        words, steps = case.model.words, case.steps
         if self.windows == "grid":
             steps = case.grid_steps or steps
         p, d = list[Tensor](), list[Tensor]()
         for branch in case.pairs():
             made = [
                 edit_matrices(
-                    mixing(tokenizer, source, target, mine.kind_for(source, target), compat=mine.compat),
-                    cross_windows(tokenizer, target, steps, mine.cross),
-                    equalizer(tokenizer, target, mine.boost),
+                    mixing(words, source, target, mine.kind_for(source, target), compat=mine.compat),
+                    cross_windows(words, target, steps, mine.cross),
+                    equalizer(words, target, mine.boost),
                 )
                 for mine, (source, target) in ((self.at(case, i), pair) for i, pair in enumerate(branch))
             ]
