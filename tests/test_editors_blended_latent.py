@@ -18,6 +18,7 @@ from reinvert.inversions.none import Nothing
 STEPS = 5
 
 
+@pytest.mark.slow
 def test_the_published_form_reproduces_the_recorded_run(parity_model, recorded, recorded_json) -> None:
     from conftest import PARITY
 

@@ -71,6 +71,7 @@ def test_scores_and_rates_count_by_thing():
     assert score([one], wrong[:1])["facing"] == 1
 
 
+@pytest.mark.slow
 def test_a_little_training_beats_guessing_and_is_repeatable(tmp_path):
     reader = train_reader(320, 6, batch=32)
     scenes = reader_scenes(120, 9)

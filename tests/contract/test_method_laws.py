@@ -281,11 +281,11 @@ def test_an_editor_can_be_used_again(tiny64, paths, edits, name: str) -> None:
 @pytest.mark.parametrize("name", WITH_NOISE)
 def test_cases_together_equal_cases_alone(tiny64, clean, name: str) -> None:
     prompts, targets = (SOURCE, "a red house near the river"), (TARGET, "a small house near the river")
-    editors = [registry.make("editors", "p2p"), registry.make("editors", "proximal")]
-    together = inversion(name).invert(Source(tiny64, clean, prompts, STEPS))
+    editors, steps = [registry.make("editors", "p2p"), registry.make("editors", "proximal")], 3
+    together = inversion(name).invert(Source(tiny64, clean, prompts, steps))
     both = watch_walk(tiny64, together, [targets], editors)
     for i in range(2):
-        alone = inversion(name).invert(Source(tiny64, clean[i : i + 1], prompts[i : i + 1], STEPS))
+        alone = inversion(name).invert(Source(tiny64, clean[i : i + 1], prompts[i : i + 1], steps))
         one = watch_walk(tiny64, alone, [targets[i]], editors)
         assert gap(together.path[:, i], alone.path[:, 0]) < EXACT
         # proximal's quantile is taken in float32
