@@ -165,11 +165,15 @@ def rewrite(folder: Path, **changes) -> None:
 
 def test_other_model_classes_are_refused(folder: Path) -> None:
     rewrite(folder, text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
-    refused(folder, "is a Stable Diffusion XL model; reinvert reads Stable Diffusion 1.x and 2.x")
+    refused(
+        folder, "has a text_encoder_2, which a Stable Diffusion 1.x and 2.x model does not have; reinvert reads .*XL"
+    )
     rewrite(folder, text_encoder_2=None, unet=["diffusers", "UNet3DConditionModel"])
     refused(folder, "the unet of .* is a UNet3DConditionModel, not a UNet2DConditionModel")
+    rewrite(folder, unet=None, _class_name="PixArtAlphaPipeline")
+    refused(folder, "has no unet: it is a PixArtAlphaPipeline")
     rewrite(folder, unet=None, _class_name="FluxPipeline")
-    refused(folder, "has no unet: it is a FluxPipeline")
+    refused(folder, "has no transformer: it is a FluxPipeline")
 
 
 def test_names_that_are_no_models_are_refused(tmp_path: Path) -> None:

@@ -50,9 +50,8 @@ def middle(model) -> Moment:
 
 
 def said(model) -> Text:
-    """[row, case, token, dim] of four rows, null side first."""
-    keys = model.encode_text(["", "", SOURCE, TARGET]).tokens
-    return Text(keys[:, None].expand(-1, 2, -1, -1))
+    """[row, case] of four rows, null side first."""
+    return model.encode_text(["", "", SOURCE, TARGET])[:, None].expand(4, 2)
 
 
 def test_a_split_is_the_latent_at_its_own_level(model, x) -> None:
@@ -94,7 +93,7 @@ def test_rows_one_by_one_equal_all_together(model, x, middle) -> None:
     for i in range(4):
         assert gap(model.answer(x[i : i + 1], text[i : i + 1], middle.ask, None), together[i : i + 1]) < 1e-10
         for case in range(2):
-            one = Text(text.tokens[i : i + 1, case : case + 1])
+            one = text[i : i + 1, case : case + 1]
             alone = model.answer(x[i : i + 1, case : case + 1], one, middle.ask, None)
             assert gap(alone[0, 0], together[i, case]) < 1e-10
 
@@ -198,7 +197,7 @@ def test_features_and_maps_leave_nothing_behind(model, picture_latents, failing:
             next(walked)
     else:
         assert len(list(walked)) == 2
-    watch_walk(model, path, [TARGET], [P2P(), LocalBlend(("cat",), ("dog",))])
+    watch_walk(model, path, [TARGET], [P2P(), LocalBlend(("cat",), ("dog",), grid=8)])
     assert state(model) == before
 
 

@@ -175,8 +175,13 @@ def family_of(index: Mapping[str, Any], name: str) -> Family:
     if fitting:
         return fitting[0]
     # Explained by the family that it is nearest to.
-    nearest = named[0] if named else max(known, key=lambda f: sum(_class_of(index, p) in f.parts[p] for p in f.parts))
+    nearest = named[0] if named else max(known, key=lambda f: _shared(f, index))
     raise ReinvertError(f"{_misfit(nearest, index, name)}; reinvert reads {', '.join(f.title for f in known)}")
+
+
+def _shared(family: Family, index: Mapping[str, Any]) -> float:
+    """The share of a family's parts that a model has."""
+    return sum(_class_of(index, part) in classes for part, classes in family.parts.items()) / len(family.parts)
 
 
 def _class_of(index: Mapping[str, Any], part: str) -> str | None:
@@ -199,8 +204,7 @@ def _misfit(family: Family, index: Mapping[str, Any], name: str) -> str | None:
             return f"the {part} of {name} is a {found}, not a {classes[0]}"
     for part in _DECIDING:
         if part not in family.parts and _class_of(index, part) is not None:
-            kind = "Stable Diffusion XL model" if part == "text_encoder_2" else index.get("_class_name", "other model")
-            return f"{name} is a {kind}"
+            return f"{name} has a {part}, which a {family.title} model does not have"
     return None
 
 

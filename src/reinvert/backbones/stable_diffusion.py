@@ -11,7 +11,6 @@ here: sizes, scaling factor, text length, layers and schedule come from its conf
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torch import Tensor
 from reinvert.backbones import tiny
 from reinvert.backbones.attention import Carried, attention_layers, ruled
 from reinvert.backbones.base import Family, Fingerprint, Tally, Usual
+from reinvert.backbones.components import fingerprint, vae_decode, vae_encode, vae_factor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
@@ -67,7 +67,7 @@ class StableDiffusion:
         wanted = ("betas", "beta", "num_train", "prediction", "offset", "alpha_to_one", "spacing", "zero_snr")
         config = {k: v for k, v in self._scheduler.config.items() if any(w in k for w in wanted)}
         self.schedule = json.dumps(config, sort_keys=True, default=str)
-        self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.factor = vae_factor(vae)
         self.multiple: int = self.factor * 2 ** (len(unet.config.block_out_channels) - 1)
         side = unet.config.sample_size
         side = side if isinstance(side, int) else side[0]
@@ -119,19 +119,11 @@ class StableDiffusion:
         """The encoding of ""."""
         return self.encode_text([""]).expand(n)
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
-        return (posterior.mean.float() - self._shift) * float(self.vae.config.scaling_factor)
+        return vae_encode(self.vae, images)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        z = latents.to(self.device, torch.float32) / float(self.vae.config.scaling_factor) + self._shift
-        return self.vae.decode(z.to(self.vae.dtype)).sample.float()
-
-    @property
-    def _shift(self) -> float:
-        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+        return vae_decode(self.vae, latents)
 
     # --- the network --------------------------------------------------------------------------------------------
 
@@ -150,11 +142,16 @@ class StableDiffusion:
                 torch.full((len(flat),), max(int(time), 0), device=x.device),
                 encoder_hidden_states=text.tokens.flatten(0, 1).to(self.dtype),
                 cross_attention_kwargs=carried,
+                added_cond_kwargs=self.conditions(flat, text),
                 return_dict=False,
             )[0]
         finally:
             self._call = None
         return out.to(x.dtype).unflatten(0, x.shape[:2])
+
+    def conditions(self, x: Tensor, text: Text) -> dict[str, Any] | None:
+        """What the UNet is given beside latents [n, channel, h, w] and words."""
+        return None
 
     def split(self, x: Tensor, answer: Tensor, moment: Moment) -> Split:
         """See `Backbone.split`.
@@ -185,14 +182,11 @@ class StableDiffusion:
     def layers(self) -> tuple[Layer, ...]:
         return self._layers
 
+    def _networks(self) -> tuple[torch.nn.Module, ...]:
+        return self.unet, self.vae, self.text_encoder
+
     def fingerprint(self) -> Fingerprint:
-        """Configuration hash, and the mean magnitude of 32 weight tensors spread over the networks."""
-        networks = (self.unet, self.vae, self.text_encoder)
-        shapes = [(n, tuple(p.shape)) for net in networks for n, p in sorted(net.named_parameters())]
-        tensors = [p for net in networks for _, p in sorted(net.named_parameters())]
-        picked = tensors[:: max(1, len(tensors) // 32)]
-        probe = tuple(round(float(p.detach().float().flatten()[:4096].abs().mean()), 6) for p in picked)
-        return Fingerprint(hashlib.sha256(repr(shapes).encode()).hexdigest()[:16], probe)
+        return fingerprint(self._networks())
 
 
 def _tiny() -> StableDiffusion:

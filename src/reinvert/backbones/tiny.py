@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
 TOKENS = 16
 """Positions of the tiny CLIPs: not 77, so that nothing can rely on that."""
@@ -49,6 +58,39 @@ def clip_text(tokenizer: Any, width: int, projection: int = 0, seed: int = 0) ->
             if "token_embedding" in name:
                 weight.mul_(20)
     return encoder
+
+
+def t5_tokenizer(tokens: int = 20) -> Any:
+    """A unigram tokenizer as T5 has it: words begin with a mark, the end token closes, padding is 0. It spells with
+    letters, but knows a few words whole."""
+    words = ("▁a", "▁cat", "▁dog", "▁sitting", "▁on", "▁table", "▁photo", "▁of")
+    letters = ("▁", *"abcdefghijklmnopqrstuvwxyz0123456789.,'-")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [(word, -2.0) for word in words] + [(letter, -4.0) for letter in letters]
+    inner = Tokenizer(models.Unigram(pieces, unk_id=2))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Metaspace()
+    inner.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=tokens, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def t5_text(tokenizer: Any, width: int, seed: int = 0) -> Any:
+    """A T5 text encoder whose words differ visibly."""
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=8,
+        d_ff=2 * width,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    return T5EncoderModel(config)
 
 
 def vae(channels: int, levels: int = 2, seed: int = 0, scaling_factor: float = 2.5, **more: Any) -> Any:

@@ -1,0 +1,79 @@
+"""What families of latent models share: text encoders, the autoencoder, and how weights are told apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from reinvert.backbones.base import Fingerprint
+
+
+class Encoded(NamedTuple):
+    """What a CLIP text encoder makes of prompts."""
+
+    tokens: Tensor
+    """[prompt, token, dim]: the last hidden state but one, before the final layer norm."""
+    pooled: Tensor
+    """[prompt, dim]: the end token's embedding, projected where the encoder has a projection."""
+
+
+def token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
+    """[prompt, length]; each tokenizer pads with its own token, and longer prompts are cut."""
+    rows = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return rows.input_ids
+
+
+@torch.no_grad()
+def clip_text(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> Encoded:
+    """Both in float32. Neither the padding nor anything else is masked."""
+    ids = token_ids(tokenizer, prompts, int(tokenizer.model_max_length)).to(encoder.device)
+    out = encoder(ids, output_hidden_states=True)
+    pooled = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
+    return Encoded(out.hidden_states[-2].float(), pooled.float())
+
+
+@torch.no_grad()
+def t5_text(tokenizer: Any, encoder: Any, prompts: Sequence[str], length: int) -> Tensor:
+    """[prompt, length, dim] in float32. The padding is attended to, as in every published model that reads T5."""
+    return encoder(token_ids(tokenizer, prompts, length).to(encoder.device))[0].float()
+
+
+def t5_in_range(encoder: Any) -> Any:
+    """T5 overflows in float16; there it runs in bfloat16, the precision it was trained in."""
+    return encoder.to(torch.bfloat16) if encoder.dtype == torch.float16 else encoder
+
+
+@torch.no_grad()
+def vae_encode(vae: Any, images: Tensor) -> Tensor:
+    """(posterior mean - shift) scale, [n, channel, h, w] float32."""
+    posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+    return (posterior.mean.float() - _shift(vae)) * float(vae.config.scaling_factor)
+
+
+@torch.no_grad()
+def vae_decode(vae: Any, latents: Tensor) -> Tensor:
+    """[n, 3, H, W] float32."""
+    z = latents.to(vae.device, torch.float32) / float(vae.config.scaling_factor) + _shift(vae)
+    return vae.decode(z.to(vae.dtype)).sample.float()
+
+
+def vae_factor(vae: Any) -> int:
+    """Pixels a side of one cell of the latents."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _shift(vae: Any) -> float:
+    return float(getattr(vae.config, "shift_factor", None) or 0.0)
+
+
+def fingerprint(networks: Sequence[torch.nn.Module]) -> Fingerprint:
+    """Configuration hash, and the mean magnitude of 32 weight tensors spread over the networks."""
+    shapes = [(n, tuple(p.shape)) for net in networks for n, p in sorted(net.named_parameters())]
+    tensors = [p for net in networks for _, p in sorted(net.named_parameters())]
+    picked = tensors[:: max(1, len(tensors) // 32)]
+    probe = tuple(round(float(p.detach().float().flatten()[:4096].abs().mean()), 6) for p in picked)
+    return Fingerprint(hashlib.sha256(repr(shapes).encode()).hexdigest()[:16], probe)

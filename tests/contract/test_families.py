@@ -1,0 +1,100 @@
+"""What every family must be able to do by the core methods: be inverted, come back, be edited, alone and in a batch."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SOURCE, TARGET, gap, watch_walk
+
+from reinvert.backbones.loading import families
+from reinvert.inversions.base import Source
+from reinvert.inversions.ddim import DDIM
+from reinvert.inversions.direct import Direct
+from reinvert.trajectory import Trajectory
+
+NAMES = tuple(families())
+STEPS = 4
+
+
+@cache
+def model(name: str):
+    return families()[name].tiny()
+
+
+@cache
+def clean(name: str, size: tuple[int, int] = (12, 16)) -> torch.Tensor:
+    """Latents of two smooth pictures that are not square, in float64."""
+    channels, factor = model(name).latent_shape[0], model(name).factor
+    small = torch.rand(2, 3, 3, 4, generator=torch.Generator().manual_seed(0))
+    pictures = torch.nn.functional.interpolate(small, tuple(side * factor for side in size), mode="bicubic")
+    latents = model(name).encode((2 * pictures - 1).clamp(-1, 1)).double()
+    assert latents.shape == (2, channels, *size)
+    return latents
+
+
+def inverted(name: str, method, steps: int = STEPS, cases: slice = slice(0, 2)) -> Trajectory:
+    prompts = (SOURCE, "a photo of a dog")[cases]
+    return method.invert(Source(model(name), clean(name)[cases], prompts, steps))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_direct_inversion_is_exact_and_its_edit_is_another_picture(name: str) -> None:
+    path = inverted(name, Direct())
+    guidance = model(name).usual.guidance
+    walked = watch_walk(model(name), path, [(TARGET, "a cat")], guidance=guidance)
+    assert torch.equal(walked[-1][0], clean(name))
+    assert bool(torch.isfinite(walked[-1]).all())
+    assert gap(walked[-1][1], walked[-1][0]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion_3", "flux"])
+def test_inversion_comes_back_the_nearer_the_finer_the_grid(name: str) -> None:
+    """At guidance 1; walked without an anchor. (A random UNet is too rough for that; a random transformer is not.)"""
+    back = [
+        gap(watch_walk(model(name), inverted(name, DDIM(), steps), guidance=1.0)[-1][0], clean(name))
+        for steps in (4, 32)
+    ]
+    assert back[1] < back[0] / 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_is_its_cases_and_a_stored_trajectory_the_same(name: str, tmp_path: Path) -> None:
+    targets = [(TARGET, "a cat")]
+    path = inverted(name, Direct())
+    together = watch_walk(model(name), path, targets, guidance=3.0)[-1]
+    for case in range(2):
+        alone = inverted(name, Direct(), cases=slice(case, case + 1))
+        edited = watch_walk(model(name), alone, [(targets[0][case],)], guidance=3.0)[-1]
+        assert gap(edited[:, 0], together[:, case]) < 1e-9
+    path.save(tmp_path / "a.trajectory.safetensors")
+    loaded = Trajectory.load(tmp_path / "a.trajectory.safetensors")
+    assert gap(watch_walk(model(name), loaded, targets, guidance=3.0)[-1], together) < 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_edit_costs_the_rows_that_are_needed(name: str) -> None:
+    """N upwards and, the source being overwritten, N per target and side downwards; a distilled model has one side."""
+    tally = model(name).tally
+    tally.forwards = 0
+    path = inverted(name, Direct())
+    assert tally.forwards == 2 * STEPS
+    tally.forwards = 0
+    watch_walk(model(name), path, [(TARGET, "a cat")], guidance=3.0)
+    assert tally.forwards == 2 * STEPS * (2 if model(name).null_side else 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_guidance_matters_where_the_model_hears_it(name: str) -> None:
+    path = inverted(name, Direct())
+    weak, strong = (watch_walk(model(name), path, [(TARGET, "a cat")], guidance=g)[-1][1] for g in (1.0, 4.0))
+    assert gap(weak, strong) > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_prompt_at_the_same_scale_is_the_source(name: str) -> None:
+    path = inverted(name, DDIM())
+    source, target = watch_walk(model(name), path, [path.prompts], guidance=3.0)[-1]
+    assert gap(target, source) < 1e-9
