@@ -10,7 +10,7 @@ from conftest import PARITY
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
-from reinvert.metrics.networks.convolutional import TRUNKS, Lpips
+from reinvert.networks.convolutional import TRUNKS, Lpips
 
 SIDE, PATCH, DIM = 32, 8, 24
 TOKENS = 16

@@ -29,12 +29,12 @@ from reinvert.errors import ReinvertError
 from reinvert.metrics.clip_similarity import clip_similarity
 from reinvert.metrics.lpips import lpips
 from reinvert.metrics.mse import mse
-from reinvert.metrics.networks.clip import Clip
-from reinvert.metrics.networks.vit import load_vit
 from reinvert.metrics.ns_lpips import ns_lpips
 from reinvert.metrics.psnr import psnr
 from reinvert.metrics.ssim import ssim
 from reinvert.metrics.structure_distance import structure_distance
+from reinvert.networks.clip import Clip
+from reinvert.networks.vit import load_vit
 
 MODES = ("strict", "compat")
 UNEDIT = [name for name, c in COLUMNS.items() if c.part == "unedit" and c.beside == "source" and c.metric != "ns_lpips"]

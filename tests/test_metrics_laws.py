@@ -9,7 +9,7 @@ import torch
 from metric_networks import clip_folder, lpips_network, noisy, pictures, square, vit_folder
 
 from reinvert.metrics.base import filled, find, names
-from reinvert.metrics.networks.vit import TowerDistance, load_vit
+from reinvert.networks.vit import TowerDistance, load_vit
 
 MODES = ("strict", "compat")
 PAIRS = [name for name in names() if find(name).needs != "clip"]

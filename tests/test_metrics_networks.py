@@ -30,12 +30,12 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTo
 from reinvert.errors import ReinvertError
 from reinvert.metrics.clip_similarity import clip_similarity
 from reinvert.metrics.lpips import lpips
-from reinvert.metrics.networks.clip import Clip
-from reinvert.metrics.networks.convolutional import Lpips
-from reinvert.metrics.networks.files import read
-from reinvert.metrics.networks.vit import CLIP, IMAGENET, TowerDistance, Vit, load_vit
 from reinvert.metrics.ns_lpips import ns_lpips
 from reinvert.metrics.structure_distance import structure_distance
+from reinvert.networks.clip import Clip
+from reinvert.networks.convolutional import Lpips
+from reinvert.networks.files import read
+from reinvert.networks.vit import CLIP, IMAGENET, TowerDistance, Vit, load_vit
 
 PROMPTS = ["a cat sitting on a table", "a dog", "a cat " * 30]
 

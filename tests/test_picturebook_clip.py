@@ -14,7 +14,7 @@ from safetensors import safe_open
 from transformers import CLIPModel, CLIPVisionModel
 
 from reinvert.errors import ReinvertError
-from reinvert.metrics.networks.clip import Clip
+from reinvert.networks.clip import Clip
 from reinvert.picturebook import clip as module
 from reinvert.picturebook.caption import read_caption
 from reinvert.picturebook.clip import (

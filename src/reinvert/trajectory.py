@@ -10,7 +10,6 @@ import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from reinvert import registry
 from reinvert.anchor import Anchor
 from reinvert.backbones.base import Backbone, Fingerprint
 from reinvert.errors import ReinvertError
@@ -101,8 +101,7 @@ class Trajectory:
         """The inversion that made this, which knows how its latents move."""
         if self.method is not None:
             return self.method
-        # By name at run time, as an entry point is: this layer knows no method.
-        made: Method = import_module("reinvert.registry").make("inversions", self.inversion, dict(self.settings))
+        made: Method = registry.make("inversions", self.inversion, dict(self.settings))
         return made
 
     @property

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from reinvert.backbones.loading import _quiet  # pyright: ignore[reportPrivateUsage]
 from reinvert.errors import ReinvertError
-from reinvert.metrics.networks.files import digest, label, locate, read_json
-from reinvert.metrics.networks.vit import CLIP, Colour, colours
+from reinvert.networks.files import digest, label, locate, read_json
+from reinvert.networks.vit import CLIP, Colour, colours
 
 BUNDLED = {"picturebook": Path(__file__).parent.parent / "picturebook" / "towers"}
 """The tower of a bundled model, which knows that model's pictures."""

@@ -27,11 +27,11 @@ from reinvert.backbones.loading import pick_device
 from reinvert.errors import ReinvertError
 from reinvert.image import Picture, Size, as_rgb
 from reinvert.metrics.base import Metric, Mode, Need, filled, find
-from reinvert.metrics.networks.base import Perceptual, TextImage, Tower
-from reinvert.metrics.networks.clip import Clip
-from reinvert.metrics.networks.convolutional import Lpips
-from reinvert.metrics.networks.files import label
-from reinvert.metrics.networks.vit import TowerDistance, Vit, load_vit
+from reinvert.networks.base import Perceptual, TextImage, Tower
+from reinvert.networks.clip import Clip
+from reinvert.networks.convolutional import Lpips
+from reinvert.networks.files import label
+from reinvert.networks.vit import TowerDistance, Vit, load_vit
 
 Part = Literal["whole", "unedit", "edit"]
 With = Literal["source", "true edit", "source prompt", "target prompt"]

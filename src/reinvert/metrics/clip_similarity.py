@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reinvert.errors import ReinvertError
 from reinvert.metrics.base import Metric, Mode, check
-from reinvert.metrics.networks.base import TextImage
+from reinvert.networks.base import TextImage
 
 
 def clip_similarity(

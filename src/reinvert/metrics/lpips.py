@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reinvert.metrics.base import Metric, Mode, blackened, check, region_mean, whole_mean
-from reinvert.metrics.networks.base import Perceptual
+from reinvert.networks.base import Perceptual
 
 
 def lpips(a: Tensor, b: Tensor, mask: Tensor | None = None, mode: Mode = "strict", *, network: Perceptual) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reinvert.metrics.base import Metric, Mode, blackened, check
 from reinvert.metrics.lpips import lpips, summed
-from reinvert.metrics.networks.base import Perceptual
+from reinvert.networks.base import Perceptual
 
 SIDE = 256
 """The published evaluation's size, whatever the pictures' own."""

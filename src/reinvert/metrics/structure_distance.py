@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reinvert.metrics.base import Metric, Mode, blackened, check, whole_mean
-from reinvert.metrics.networks.base import Tower
+from reinvert.networks.base import Tower
 
 LONGEST = 480 / 224
 """The longer side is capped at this many times the network's side (published: 480 for 224)."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from reinvert.errors import ReinvertError
-from reinvert.metrics.networks.files import Weights, read
+from reinvert.networks.files import Weights, read
 
 Kind = Literal["squeeze", "alex", "vgg"]
 # The published scaling of pictures in -1..1: (x - SHIFT) / SCALE.

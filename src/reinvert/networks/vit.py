@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reinvert.errors import ReinvertError
-from reinvert.metrics.networks.files import Weights, locate, read, read_json
+from reinvert.networks.files import Weights, locate, read, read_json
 
 Colour = tuple[float, float, float]
 IMAGENET: tuple[Colour, Colour] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from reinvert.errors import ReinvertError
-from reinvert.metrics.networks.files import digest, label, locate, read_json
-from reinvert.metrics.networks.vit import CLIP, colours
+from reinvert.networks.files import digest, label, locate, read_json
+from reinvert.networks.vit import CLIP, colours
 
 
 class Clip:
