@@ -13,6 +13,7 @@ from reinvert.hooks import Call, Hooks, Row, sdpa
 from reinvert.level import Moment
 from reinvert.loop import moments
 from reinvert.text import Side, Text
+from reinvert.words import mixing, word_positions
 
 ROWS = (Row(Side.TEXT, 0), Row(Side.TEXT, 1))
 NAMES = ("stable_diffusion_3", "flux")
@@ -134,6 +135,31 @@ def test_flux_is_told_its_guidance_row_by_row() -> None:
     assert gap(one, two) > 1e-3
     assert gap(flux.answer(x[:1], said[:1], 500.0, None, guidance=(5.5,))[0], two) < 1e-10
     assert gap(flux.answer(x[:1], said[:1], 500.0, None)[0], flux.answer(x[:1], said[:1], 500.0, None, (1.0,))[0]) == 0
+
+
+def test_words_have_places_in_every_encoding() -> None:
+    """CLIP's and T5's one behind the other in SD3, T5's alone in FLUX; each tokenizer's own pieces."""
+    both, alone = model("stable_diffusion_3").words, model("flux").words
+    assert (both.length, alone.length) == (36, 20)
+    for words in (both, alone):
+        assert words.length == text("flux" if words is alone else "stable_diffusion_3").tokens.shape[2]
+    clip = model("stable_diffusion_3").tokenizer
+    places = word_positions(both, SOURCE, "table")
+    pieces = len(clip.encode("table", add_special_tokens=False))
+    assert places[:pieces] == word_positions(clip, SOURCE, "table")
+    assert [place - 16 for place in places[pieces:]] == list(word_positions(alone, SOURCE, "table"))
+    assert word_positions(alone, SOURCE, "cat") == (1,)
+    mixed = mixing(both, SOURCE, TARGET, "replace").source
+    assert float(mixed[:16, 16:].abs().sum() + mixed[16:, :16].abs().sum()) == 0
+    assert mixed[17, 17] == 1
+
+
+def test_without_t5_its_places_hold_no_words() -> None:
+    whole = model("stable_diffusion_3")
+    parts = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    words = type(whole)(**{part: getattr(whole, part) for part in parts}, scheduler={"shift": 3.0}).words
+    assert words.length == 16 + 256
+    assert max(word_positions(words, SOURCE, "table")) < 16
 
 
 @pytest.mark.parametrize("name", NAMES)

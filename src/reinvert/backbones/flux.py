@@ -28,6 +28,7 @@ from reinvert.backbones.flow import FlowTransformer
 from reinvert.hooks import Kind
 from reinvert.level import Time
 from reinvert.text import Text
+from reinvert.words import Words
 
 T5_TOKENS = 512
 """Positions of T5: what the pipelines of both models take, if its tokenizer has as many."""
@@ -68,6 +69,7 @@ class Flux(FlowTransformer):
         self.text_encoder, self.text_encoder_2 = text_encoder, t5_in_range(text_encoder_2)
         self.tokenizer, self.tokenizer_2 = tokenizer, tokenizer_2
         self.t5_tokens = min(T5_TOKENS, int(tokenizer_2.model_max_length))
+        self.words = Words.of(tokenizer_2, self.t5_tokens)
         self.kinds: frozenset[Kind] = frozenset({"joint"})
 
     def _sigmas(self, steps: int) -> list[float]:

@@ -22,6 +22,7 @@ from reinvert.backbones.flow import FlowTransformer
 from reinvert.hooks import Kind
 from reinvert.level import Time
 from reinvert.text import Text
+from reinvert.words import Segment, Words
 
 T5_TOKENS = 256
 """Positions of T5, with or without it: what its pipeline takes, less than its tokenizer could."""
@@ -63,6 +64,12 @@ class StableDiffusion3(FlowTransformer):
         self.text_encoder_3 = None if text_encoder_3 is None else t5_in_range(text_encoder_3)
         self.tokenizer, self.tokenizer_2, self.tokenizer_3 = tokenizer, tokenizer_2, tokenizer_3
         self.t5_tokens = T5_TOKENS if tokenizer_3 is None else min(T5_TOKENS, int(tokenizer_3.model_max_length))
+        # One word has tokens in CLIP's stretch of the axis and in T5's; without T5 nothing is written there.
+        clip, t5 = int(tokenizer.model_max_length), self.t5_tokens
+        segments = [Segment(tokenizer, 0, clip)]
+        if self.text_encoder_3 is not None:
+            segments.append(Segment(tokenizer_3, clip, t5))
+        self.words = Words(tuple(segments), clip + t5)
         self.kinds: frozenset[Kind] = frozenset({"joint", "self"} if config.dual_attention_layers else {"joint"})
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
