@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import SOURCE, TARGET, gap, watch_walk
+from conftest import SOURCE, TARGET, gap, relative_l2, watch_walk
 
 from reinvert.backbones.loading import families
 from reinvert.inversions.base import Source
@@ -91,6 +92,25 @@ def test_guidance_matters_where_the_model_hears_it(name: str) -> None:
     path = inverted(name, Direct())
     weak, strong = (watch_walk(model(name), path, [(TARGET, "a cat")], guidance=g)[-1][1] for g in (1.0, 4.0))
     assert gap(weak, strong) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_agrees_loosely(name: str, dtype: torch.dtype) -> None:
+    """Of the network and its text; T5 stays in range by itself. The walk's own arithmetic keeps its precision."""
+    family, wide = families()[name], model(name)
+    parts = {part: copy.deepcopy(getattr(wide, part)) for part in family.parts}
+    halved = {k: v.to(dtype) if isinstance(v, torch.nn.Module) else v for k, v in parts.items()}
+    half = family.open(halved, dict(wide._scheduler.config), name)
+    assert half.dtype == dtype
+    for text in (SOURCE, ""):
+        a, b = (m.encode_text([text])[:, None] for m in (half, wide))
+        assert a.tokens.dtype == torch.float32
+        x = clean(name)[None, :1]
+        answers = half.answer(x, a, 400, None), wide.answer(x, b, 400, None)
+        assert answers[0].dtype == torch.float64
+        assert bool(torch.isfinite(answers[0]).all())
+        assert relative_l2(*answers) < 0.1
 
 
 @pytest.mark.parametrize("name", NAMES)

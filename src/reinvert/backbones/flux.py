@@ -97,7 +97,7 @@ class Flux(FlowTransformer):
         """(0, row, column) of every token of the picture, [token, 3]; those of the text stand at (0, 0, 0)."""
         rows, columns = (torch.arange(side // self.patch, device=self.device) for side in latent)
         grid = torch.cartesian_prod(torch.zeros(1, dtype=rows.dtype, device=self.device), rows, columns)
-        return grid.to(self.dtype)
+        return grid.to(torch.float32)  # half precision would round the far ones
 
     def _velocity(
         self, x: Tensor, tokens: Tensor, pooled: Tensor, time: Time, guidance: Tensor, carried: dict[str, Any]
@@ -110,7 +110,7 @@ class Flux(FlowTransformer):
             pooled_projections=pooled,
             timestep=torch.full((len(x),), float(time) / self._range, device=x.device),
             guidance=guidance if self.told_guidance else None,
-            txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device, dtype=self.dtype),
+            txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device),
             img_ids=self.positions((h, w)),
             joint_attention_kwargs=carried,
             return_dict=False,

@@ -67,7 +67,7 @@ class StableDiffusion3(FlowTransformer):
         # One word has tokens in CLIP's stretch of the axis and in T5's; without T5 nothing is written there.
         clip, t5 = int(tokenizer.model_max_length), self.t5_tokens
         segments = [Segment(tokenizer, 0, clip)]
-        if self.text_encoder_3 is not None:
+        if text_encoder_3 is not None and tokenizer_3 is not None:
             segments.append(Segment(tokenizer_3, clip, t5))
         self.words = Words(tuple(segments), clip + t5)
         self.kinds: frozenset[Kind] = frozenset({"joint", "self"} if config.dual_attention_layers else {"joint"})
