@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import SOURCE, TARGET, gap, relative_l2, watch_walk
 
+from reinvert import registry
 from reinvert.backbones.loading import families
 from reinvert.inversions.base import Source
 from reinvert.inversions.ddim import DDIM
 from reinvert.inversions.direct import Direct
+from reinvert.pairs import matrix
 from reinvert.trajectory import Trajectory
 
 NAMES = tuple(families())
@@ -118,3 +120,48 @@ def test_the_same_prompt_at_the_same_scale_is_the_source(name: str) -> None:
     path = inverted(name, DDIM())
     source, target = watch_walk(model(name), path, [path.prompts], guidance=3.0)[-1]
     assert gap(target, source) < 1e-9
+
+
+LEARNS_FROM_A_TOWER = {"style_diffusion"}
+
+
+def legal(name: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Inversions that run on a family with a plain change of prompt, and (inversion, editor) for every other editor."""
+    table = matrix(model(name))
+    inversions = [i for i, row in table.items() if row["prompt"] is None and i not in LEARNS_FROM_A_TOWER]
+    editors = [e for e in table["direct"] if e != "prompt"]
+    pairs = [(i, e) for e in editors for i in ("direct", "none") if table[i][e] is None]
+    return inversions, pairs
+
+
+@pytest.mark.parametrize(("name", "inversion"), [(name, i) for name in NAMES for i in legal(name)[0]])
+def test_every_inversion_that_a_family_has_brings_the_picture_back(name: str, inversion: str) -> None:
+    """Exactly where the method promises it, at the guidance of an edit; and the edit is finite and another picture."""
+    method = registry.make(
+        "inversions", inversion, {"inner": 2} if inversion in ("null_text", "text_embedding") else {}
+    )
+    source = Source(model(name), clean(name), (SOURCE, "a photo of a dog"), 3, guidance=2.0)
+    final = watch_walk(model(name), method.invert(source), [(TARGET, "a cat")], guidance=2.0)[-1]
+    assert bool(torch.isfinite(final).all())
+    assert gap(final[1], final[0]) > 1e-4
+    if method.exact:
+        assert gap(final[0], clean(name)) < 1e-6
+
+
+LEDITS = {"grid": 6}  # a half of the latents, where every tiny UNet has cross-attention
+
+
+@pytest.mark.parametrize(("name", "pair"), [(name, pair) for name in NAMES for pair in legal(name)[1]])
+def test_every_editor_that_a_family_has_runs(name: str, pair: tuple[str, str]) -> None:
+    method, editor = (
+        registry.make("inversions", pair[0]),
+        registry.make("editors", pair[1], LEDITS if pair[1] == "ledits" else {}),
+    )
+    path = method.invert(Source(model(name), clean(name)[:1], (SOURCE,), 3, guidance=2.0))
+    mask = torch.zeros(1, 1, 12, 16)
+    mask[..., 3:9, 4:12] = 1
+    given = mask if editor.needs_mask or editor.takes_mask else None
+    final = watch_walk(model(name), path, [TARGET], [editor], guidance=2.0, mask=given)[-1]
+    assert bool(torch.isfinite(final).all())
+    assert gap(final[1], clean(name)[:1]) > 1e-4
+    assert gap(final[0], clean(name)[:1]) < (1e-9 if pair[0] == "direct" else 1e9)
