@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from reinvert.level import Moment, Split
+from reinvert.backbones.base import Backbone
+from reinvert.level import Level, Moment, Split, require_signal
 from reinvert.loop import Predictor, State
 
 
@@ -19,6 +20,33 @@ def ddim(state: State, predict: Predictor, moment: Moment) -> State:
     the upper time with the lower latent.
     """
     return replace(state, latents=(predict(state.x, moment).at(moment.next_level),))
+
+
+# --- steps along what another latent shows --------------------------------------------------------------------------
+
+
+def direction(predict: Predictor, x: Tensor, moment: Moment) -> Tensor:
+    """What the network shows at `x` that may move another latent: a flow's velocity, or else the noise."""
+    return predict.answer(x, moment) if predict.model.flow else predict(x, moment).noise
+
+
+def coefficients(model: Backbone, level: Level, next_level: Level) -> tuple[float, float]:
+    """(a, b) of x_s = a x_t + b direction, from one level to the next.
+
+    Raises `ReinvertError` where the direction is noise and one of the levels holds no signal.
+    """
+    if model.flow:
+        return 1.0, next_level.noise - level.noise
+    require_signal(level)
+    require_signal(next_level)
+    a = next_level.signal / level.signal
+    return a, next_level.noise - a * level.noise
+
+
+def along(model: Backbone, x: Tensor, direction: Tensor, moment: Moment) -> Tensor:
+    """`x` at the step's next level, moved along a direction."""
+    split = model.split(x, direction, moment) if model.flow else Split.of(x, direction, moment.level)
+    return split.at(moment.next_level)
 
 
 # --- stochastic samplers, without their noise: whoever steps says what is added to the mean -------------------------

@@ -90,6 +90,8 @@ class Backbone(Protocol):
     usual: Usual
     null_side: bool
     """Whether guidance mixes two sides. Not so for guidance-distilled models, which are told a scale, or have none."""
+    flow: bool
+    """Whether the way from the picture to noise is straight: levels are (1 - sigma, sigma), and answers velocities."""
     kinds: frozenset[Kind]
     """The kinds of attention that its network has."""
 

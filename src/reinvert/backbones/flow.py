@@ -37,6 +37,7 @@ class FlowTransformer:
     """
 
     null_side = True
+    flow = True
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class StableDiffusion:
     """A `Backbone` over a UNet, a VAE, a CLIP text encoder, its tokenizer and a scheduler's configuration."""
 
     null_side = True
+    flow = False
     kinds: frozenset[Kind] = frozenset({"self", "cross"})
 
     def __init__(

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source
-from reinvert.level import Level, Moment, require_signal
+from reinvert.level import Moment
 from reinvert.loop import Predictor, State, Step, walk
+from reinvert.steps import coefficients, direction
 from reinvert.trajectory import Kept, Trajectory, source_conditioning
 
 
@@ -88,13 +89,13 @@ class EDICT(Inversion):
     def _up(self, state: State, predict: Predictor, moment: Moment) -> State:
         """Undo the step that goes down from the upper to the lower level."""
         p, (x, y) = self.mixing, state.latents
-        a, b = coefficients(moment.next_level, moment.level)
+        a, b = coefficients(predict.model, moment.next_level, moment.level)
         y = (y - (1 - p) * x) / p
         x = (x - (1 - p) * y) / p
         turned = (moment.steps - 1 - moment.index) % 2 == 1
         first, second = (y, x) if turned else (x, y)
-        second = (second - b * noise(predict, first, moment, b)) / a
-        first = (first - b * noise(predict, second, moment, b)) / a
+        second = (second - b * shown(predict, first, moment, b)) / a
+        first = (first - b * shown(predict, second, moment, b)) / a
         return replace(state, latents=(second, first) if turned else (first, second))
 
 
@@ -110,13 +111,13 @@ class _Down:
         if held:
             # The source is evaluated only as far as a rule reads it.
             predict = replace(predict, live=tuple(b for b in predict.live if b > 0))
-        a, b = coefficients(moment.level, moment.next_level)
+        a, b = coefficients(predict.model, moment.level, moment.next_level)
         turned = moment.index % 2 == 1
         first, second = reversed(state.latents) if turned else state.latents
-        first = a * first + b * noise(predict, self._read(second), moment, b)
+        first = a * first + b * shown(predict, self._read(second), moment, b)
         if held:
             first = torch.cat([self._between(first, moment, turned)[None], first[1:]])
-        second = a * second + b * noise(predict, self._read(first), moment, b)
+        second = a * second + b * shown(predict, self._read(first), moment, b)
         x, y = (second, first) if turned else (first, second)
         x = p * x + (1 - p) * y
         y = p * y + (1 - p) * x
@@ -143,14 +144,6 @@ class _Down:
         return x
 
 
-def coefficients(level: Level, next_level: Level) -> tuple[float, float]:
-    """(a, b) of x_s = a x_t + b e, from one level to the next; `ReinvertError` where one of them holds no signal."""
-    require_signal(level)
-    require_signal(next_level)
-    a = next_level.signal / level.signal
-    return a, next_level.noise - a * level.noise
-
-
-def noise(predict: Predictor, x: Tensor, moment: Moment, weight: float) -> Tensor:
-    """The guided noise at `x`, or zeros where its weight is 0 and nobody reads it."""
-    return predict(x, moment).noise if weight != 0 else torch.zeros_like(x)
+def shown(predict: Predictor, x: Tensor, moment: Moment, weight: float) -> Tensor:
+    """The guided direction at `x`, or zeros where its weight is 0 and nobody reads it."""
+    return direction(predict, x, moment) if weight != 0 else torch.zeros_like(x)

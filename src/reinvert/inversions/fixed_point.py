@@ -19,8 +19,9 @@ from torch import Tensor
 
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Source, climb
-from reinvert.level import Moment, Split
+from reinvert.level import Moment
 from reinvert.loop import Predictor, State
+from reinvert.steps import along, direction
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ class FixedPoint(Inversion):
         x, guess = state.x, state.x
         recent: list[Tensor] = []
         for _ in range(self.iterations + 1):
-            noise = predict(guess, moment).noise
-            recent = [*recent, noise][-self.average :]
-            guess = Split.of(x, noise, moment.level).at(moment.next_level)
+            recent = [*recent, direction(predict, guess, moment)][-self.average :]
+            guess = along(predict.model, x, recent[-1], moment)
         mean = torch.stack(recent).mean(0) if self.average > 1 else recent[-1]
-        return replace(state, latents=(Split.of(x, mean, moment.level).at(moment.next_level),))
+        return replace(state, latents=(along(predict.model, x, mean, moment),))
