@@ -95,7 +95,7 @@ def check_known(group: Group, name: str) -> None:
 @cache
 def _own(group: Group) -> frozenset[str]:
     package = import_module(f"reinvert.{group}")
-    return frozenset(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base")
+    return frozenset(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in ("base", "attention"))
 
 
 def _points(group: Group) -> dict[str, Any]:

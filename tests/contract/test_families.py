@@ -15,8 +15,10 @@ from reinvert.backbones.loading import families
 from reinvert.inversions.base import Source
 from reinvert.inversions.ddim import DDIM
 from reinvert.inversions.direct import Direct
+from reinvert.inversions.fixed_point import FixedPoint
 from reinvert.pairs import matrix
 from reinvert.trajectory import Trajectory
+from reinvert.words import mixing, word_positions
 
 NAMES = tuple(families())
 STEPS = 4
@@ -165,3 +167,29 @@ def test_every_editor_that_a_family_has_runs(name: str, pair: tuple[str, str]) -
     assert bool(torch.isfinite(final).all())
     assert gap(final[1], clean(name)[:1]) > 1e-4
     assert gap(final[0], clean(name)[:1]) < (1e-9 if pair[0] == "direct" else 1e9)
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion_3", "flux"])
+def test_the_fixed_point_of_a_flow_is_the_sampler_s_own_step(name: str) -> None:
+    """What is looked for is the velocity at the upper latent, also at the noisiest level, where there is no signal."""
+    rough, fine = (
+        gap(watch_walk(model(name), inverted(name, FixedPoint(iterations=n)), guidance=1.0)[-1][0], clean(name))
+        for n in (0, 40)
+    )
+    assert fine < 1e-5 < rough / 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words_lie_where_their_tokens_are(name: str) -> None:
+    """A prompt of one other word has other tokens there first of all (a later token may have seen it)."""
+    words = model(name).words
+    texts = model(name).encode_text([SOURCE, TARGET])
+    assert words.length == texts.tokens.shape[1]
+    differs = (texts.tokens[0] != texts.tokens[1]).any(-1)
+    for segment in words.segments:
+        own = [p for p in word_positions(words, SOURCE, "cat") if segment.start <= p < segment.span.stop]
+        assert own
+        assert bool(differs[own].all())
+    reads = mixing(words, SOURCE, TARGET, "refine")
+    assert reads.source.shape == (words.length, words.length)
+    assert torch.equal(reads.source.sum(0) + reads.own, torch.ones(words.length))

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reinvert.editors.attention import attend_with, map_grid
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Call, Hooks, Kind, Look, Nudged, Row, Site, sdpa
@@ -100,11 +101,9 @@ class _MapHooks(Hooks):
         read = self.wanted and site.side is Side.TEXT and site.kind == "cross" and site.layer.part != "mid"
         if not read or site.grid != self.map_grid:
             return inner(q, k, v, site)
-        # The map times the words' indicator is one more channel of the values.
-        u = self.words[list(site.branches)].to(v)[:, :, None, :, None].expand(*v.shape[:-1], 1)
-        out = inner(q, k, torch.cat([v, u], -1), site)
-        self.seen[site.layer.name] = out[..., -1].float().mean(2).unflatten(-1, site.grid)
-        return out[..., :-1]
+        out, shares = attend_with(q, k, v, self.words[list(site.branches), ..., None], site, inner)
+        self.seen[site.layer.name] = shares[:, :, 0]
+        return out
 
     def attention(self) -> Tensor:
         """Smoothed, [branch, case, h, w] of the latest evaluation: the mean over heads and layers."""
@@ -118,9 +117,7 @@ class _MapHooks(Hooks):
 
 class _LEditsHooks(_MapHooks):
     def __init__(self, method: LEdits, case: Case) -> None:
-        h, w = case.latent
-        shrink = next((s for s in (4, 2) if min(h, w) // s >= method.grid), 1)
-        grid, device = (h // shrink, w // shrink), case.model.device
+        grid, device = map_grid(case.latent, method.grid), case.model.device
 
         def told(source: str, target: str) -> Tensor:
             new = () if method.compat == "published" else changed_words(source, target)[1]

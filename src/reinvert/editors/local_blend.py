@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reinvert.backbones.base import Backbone
+from reinvert.editors.attention import attend_with, map_grid
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
@@ -77,9 +78,7 @@ class LocalBlend(Editor):
         if any(m.source_without or m.target_without for m in mine):
             without = self._channels(case, [(m.source_without, m.target_without) for m in mine])
         channels = chosen[..., None] if without is None else torch.stack([chosen, without], -1)
-        h, w = case.latent
-        shrink = next((s for s in (4, 2) if min(h, w) // s >= self.grid), 1)
-        return _WordHooks(self, channels.to(case.model.device), (h // shrink, w // shrink), case.steps)
+        return _WordHooks(self, channels.to(case.model.device), map_grid(case.latent, self.grid), case.steps)
 
     @staticmethod
     def _channels(case: Case, words: Sequence[tuple[Words, Words]]) -> Tensor:
@@ -123,11 +122,9 @@ class _WordHooks(Hooks):
         wanted = site.side is Side.TEXT and site.kind == "cross" and site.layer.part != "mid"
         if not wanted or site.grid != self.grid:
             return inner(q, k, v, site)
-        u = self.channels[list(site.branches)].to(v)[:, :, None].expand(*v.shape[:3], -1, -1)
-        out = inner(q, k, torch.cat([v, u], -1), site)
-        seen = out[..., v.shape[-1] :].float().mean(2).transpose(-1, -2).unflatten(-1, site.grid)
-        self.maps = seen if self.maps is None else self.maps + seen
-        return out[..., : v.shape[-1]]
+        out, shares = attend_with(q, k, v, self.channels[list(site.branches)], site, inner)
+        self.maps = shares if self.maps is None else self.maps + shares
+        return out
 
     def blend(self, x: Tensor, moment: Moment) -> Tensor:
         if moment.index + 1 <= self.start:

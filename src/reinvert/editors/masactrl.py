@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reinvert.editors.attention import attend_with, map_grid, of_source
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
@@ -72,9 +73,7 @@ class MasaCtrl(Editor):
         layers = [layer for layer in case.model.layers() if layer.name.endswith("attn1")]
         first = int(self.start_layer * len(layers))
         channels = self._channels(case) if self.mask_source and case.mask is None else None
-        h, w = case.latent
-        shrink = next((s for s in (4, 2) if min(h, w) // s >= self.grid), 1)
-        return _MasaHooks(self, first, case.mask, channels, (h // shrink, w // shrink))
+        return _MasaHooks(self, first, case.mask, channels, map_grid(case.latent, self.grid))
 
     def _channels(self, case: Case) -> Tensor:
         """Word indicators [branch, case, token]."""
@@ -114,23 +113,20 @@ class _MasaHooks(Hooks):
             self.maps = None  # a new evaluation, of which a step may have several (EDICT)
         if site.layer.index < self.first:
             return inner(q, k, v, site)
-        source = torch.zeros(len(q), dtype=torch.long, device=q.device)
         masks = self._foregrounds(site)
         if masks is None:
-            return inner(q, k[source], v[source], site)
+            return inner(q, of_source(k), of_source(v), site)
         # The foreground is a matter of keys, which a rule below could not be told about: it is asked for the source.
-        targets = self._masked(q[1:], k[source[1:]], v[source[1:]], *masks)
+        targets = self._masked(q[1:], of_source(k)[1:], of_source(v)[1:], *masks)
         return torch.cat([inner(q[:1], k[:1], v[:1], site), targets])
 
     def _watched(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend) -> Tensor:
         """Cross-attention as it is, with the words' share of it as one more value channel."""
         if self.channels is None or site.side is not Side.TEXT or site.grid != self.grid:
             return inner(q, k, v, site)
-        u = self.channels[list(site.branches)].to(v)[:, :, None, :, None].expand(*v.shape[:3], -1, 1)
-        out = inner(q, k, torch.cat([v, u], -1), site)
-        seen = out[..., -1].float().mean(2).unflatten(-1, site.grid)
-        self.maps = seen if self.maps is None else self.maps + seen
-        return out[..., :-1]
+        out, shares = attend_with(q, k, v, self.channels[list(site.branches), ..., None], site, inner)
+        self.maps = shares[:, :, 0] if self.maps is None else self.maps + shares[:, :, 0]
+        return out
 
     def _foregrounds(self, site: Site) -> tuple[Tensor, Tensor] | None:
         """Of the source [case, token] and of the targets [target, case, token], or None where there is none."""

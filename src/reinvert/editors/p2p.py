@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from reinvert.editors.attention import of_source
 from reinvert.editors.base import Case, Editor
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
 from reinvert.level import Moment
@@ -104,8 +105,7 @@ class _P2PHooks(Hooks):
             return self._cross(q, k, v, site, inner)
         if site.grid[0] > self.self_grid * site.latent[0]:
             return inner(q, k, v, site)
-        source = torch.zeros(len(q), dtype=torch.long, device=q.device)
-        return inner(q[source], k[source], v, site)
+        return inner(of_source(q), of_source(k), v, site)
 
     def _cross(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend) -> Tensor:
         """One fused call over [source, targets as the source sees them, targets as they see themselves]."""

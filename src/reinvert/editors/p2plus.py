@@ -13,9 +13,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from reinvert.editors.attention import of_source
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
@@ -64,5 +64,4 @@ class _P2PlusHooks(Hooks):
         acts = site.side is Side.NULL and site.kind == "self" and site.moment.index in self.steps
         if not acts or len(site.branches) < 2 or site.grid[0] > self.grid * site.latent[0]:
             return inner(q, k, v, site)
-        source = torch.zeros(len(q), dtype=torch.long, device=q.device)
-        return inner(q[source], k[source], v, site)
+        return inner(of_source(q), of_source(k), v, site)

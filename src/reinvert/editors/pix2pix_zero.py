@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from reinvert.editors.attention import probabilities
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.files.recipe import read_bank
@@ -165,10 +166,4 @@ class _Distance(Hooks):
         return inner(q, k, v, site)
 
 
-def probabilities(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) of heads [branch, case, head, token, dim], in float32 or wider."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    return (q.to(wide) @ k.to(wide).transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
-
-
-__all__ = ["Pix2PixZero", "probabilities", "sentences"]
+__all__ = ["Pix2PixZero", "sentences"]

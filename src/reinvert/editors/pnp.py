@@ -20,6 +20,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from reinvert.editors.attention import of_source
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Layer, Site, sdpa
@@ -120,8 +121,7 @@ class _PnPHooks(Hooks):
         acts = site.kind == "self" and site.moment.index < self.until_attention and site.layer.name in self.ruled
         if not acts or len(site.branches) < 2:
             return inner(q, k, v, site)
-        source = torch.zeros(len(q), dtype=torch.long, device=q.device)
-        return inner(q[source], k[source], v, site)
+        return inner(of_source(q), of_source(k), v, site)
 
     def features(self) -> Collection[str]:
         return (self.chosen,)

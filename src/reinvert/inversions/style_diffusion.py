@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reinvert.backbones.vision import load_tower, usual_tower
-from reinvert.editors.pix2pix_zero import probabilities
+from reinvert.editors.attention import map_grid, probabilities
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Call, Hooks, Kind, Row, Site, sdpa
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source, climb
@@ -251,9 +251,8 @@ class _Maps(Hooks):
         return kind == "cross"
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
-        h, w = site.latent
-        shrink = next((shrink for shrink in (4, 2) if min(h, w) // shrink >= self.grid), 1)
-        if site.kind == "cross" and site.layer.part != "mid" and site.grid == (h // shrink, w // shrink):
+        wanted = site.kind == "cross" and site.layer.part != "mid"
+        if wanted and site.grid == map_grid(site.latent, self.grid):
             self.see(probabilities(q, k)[0], site.moment)
         return inner(q, k, v, site)
 
