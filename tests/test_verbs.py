@@ -12,6 +12,7 @@ from conftest import SOURCE, TARGET, gap, make_picture
 from PIL import Image
 
 import reinvert
+from reinvert.backbones.base import Usual
 from reinvert.editors.local_blend import LocalBlend
 from reinvert.editors.p2p import P2P
 from reinvert.editors.prompt import Prompt
@@ -219,3 +220,29 @@ def test_an_editor_of_its_own_is_as_good_as_ours(tiny, picture) -> None:
     result = reinvert.edit(tiny, picture, **RUN, editor=Mine())
     assert torch.equal(result.latents, reinvert.edit(tiny, picture, **RUN, editor="prompt").latents)
     assert result.settings["editors"][0]["name"] == "mine"
+
+
+def test_steps_and_guidance_are_what_is_usual_for_the_model(tiny, picture, monkeypatch) -> None:
+    monkeypatch.setattr(tiny, "usual", Usual(3, 2.0))
+    path = reinvert.invert(tiny, picture, SOURCE)
+    assert path.steps == 3
+    by_default = reinvert.edit(tiny, picture, source=SOURCE, target=TARGET)
+    asked = reinvert.edit(tiny, picture, source=SOURCE, target=TARGET, steps=3, guidance=2.0)
+    assert by_default.settings == asked.settings
+    assert by_default.settings["guidance"] == 2.0
+    assert torch.equal(by_default.latents, asked.latents)
+    # a trajectory that was fitted to a scale is edited at it
+    fitted = reinvert.invert(tiny, picture, SOURCE, inversion="null_text", guidance=4.0, inner=1)
+    assert reinvert.edit(tiny, fitted, target=TARGET).settings["guidance"] == 4.0
+    assert reinvert.reconstruct(tiny, fitted).settings["guidance"] == 4.0
+
+
+def test_an_inversion_that_a_model_cannot_have_is_refused(tiny, picture, monkeypatch) -> None:
+    monkeypatch.setattr(tiny, "null_side", False, raising=False)
+    before = tiny.tally.copy()
+    for call in (reinvert.invert, reinvert.reconstruct):
+        with pytest.raises(ReinvertError, match="null_text learns the null side of guidance, which tiny-eps does not"):
+            call(tiny, picture, SOURCE, inversion="null_text", steps=2)
+    with pytest.raises(ReinvertError, match="proximal acts on the null side"):
+        reinvert.edit(tiny, picture, source=SOURCE, target=TARGET, editor="p2p+proximal", steps=2)
+    assert tiny.tally.since(before).forwards == 0

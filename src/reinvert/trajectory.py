@@ -130,10 +130,15 @@ class Trajectory:
         model: Backbone,
         targets: Sequence[Sequence[str]] = (),
         hooks: Hooks | None = None,
-        guidance: float = 7.5,
+        guidance: float | None = None,
     ) -> Iterator[tuple[Moment, State]]:
-        """Render the source (branch 0) and its targets (branches 1..) again, step by step."""
+        """Render the source (branch 0) and its targets (branches 1..) again, step by step.
+
+        `guidance` None is the scale that it was fitted to, or what is usual for the model.
+        """
         self.check(model)
+        if guidance is None:
+            guidance = model.usual.guidance if self.guidance is None else self.guidance
         if self.guidance is not None and self.guidance != guidance:
             raise ReinvertError(
                 f"this {self.inversion} trajectory was fitted to guidance {self.guidance:g} and falls apart at "

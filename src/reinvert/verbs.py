@@ -29,7 +29,6 @@ Picture = Image.Image
 Picturelike = Picture | str | Path
 Pictures = list[Picture] | list[str] | list[Path] | list[Picturelike] | tuple[Picturelike, ...]
 Watch = Callable[[Progress], None]
-DEFAULT_STEPS = 50
 EditorLike = str | Editor | Sequence["str | Editor"]
 
 
@@ -82,8 +81,8 @@ def invert(
     source: str | Sequence[str],
     *,
     inversion: str | Inversion = "direct",
-    steps: int = 50,
-    guidance: float = 7.5,
+    steps: int | None = None,
+    guidance: float | None = None,
     seed: int = 0,
     fit: FitMode = "crop",
     watch: Watch | None = None,
@@ -98,6 +97,7 @@ def invert(
     pictures, sources = _batch(image, source)
     method = _inversion(inversion, arguments)
     prepared = prepare(model, pictures, fit)
+    steps, guidance = usual(model, steps, guidance)
     return _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
 
 
@@ -116,7 +116,7 @@ def edit(
     inversion: str | Inversion | None = None,
     editor: EditorLike = "p2p",
     steps: int | None = None,
-    guidance: float = 7.5,
+    guidance: float | None = None,
     seed: int = 0,
     blend: tuple[str, str] | Sequence[tuple[str, str]] | None = None,
     boost: Mapping[str, float] | Sequence[Mapping[str, float]] | None = None,
@@ -136,12 +136,15 @@ def edit(
     the inversion is "direct" if none is named, or "none" where an editor begins from noise of its own.
     `blend=("cat", "dog")` adds local_blend on those words; `mask` (white = edit) replaces the words; `boost` is P2P's.
     For a list of pictures each of the three may be a list, one per picture.
-    Further keyword arguments are fields of the inversion or of an editor. `steps` defaults to 50. `seed` feeds the
+    Further keyword arguments are fields of the inversion or of an editor. `steps` and `guidance` default to what
+    is usual for the model (its `usual`). `seed` feeds the
     methods that draw noise; those of this package's P2P family draw none.
 
     Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
     """
     started, tally = time.perf_counter(), model.tally.copy()
+    trajectory = image if isinstance(image, Trajectory) else None
+    asked, (steps, guidance) = steps, usual(model, steps, guidance, trajectory)
     if inversion is None:
         named = editor_names(editor)
         inversion = usual_inversion([registry.find("editors", e) if isinstance(e, str) else e for e in named])
@@ -153,7 +156,7 @@ def edit(
         if source is not None and tuple([source] if isinstance(source, str) else source) != image.prompts:
             raise ReinvertError(f"this trajectory was made for {image.prompts[0]!r}; leave --source out")
         image.check(model)
-        image.check_steps(steps)
+        image.check_steps(asked)
         check_pair(_maker(image), editors, masked=mask is not None, guidance=guidance, model=model)
         trajectory, prepared = image, None
         single = len(trajectory.prompts) == 1
@@ -169,7 +172,6 @@ def edit(
         targets = _targets(target, len(sources))
         method = _inversion(inversion, for_inversion)
         check_pair(method, editors, masked=mask is not None, guidance=guidance, model=model)
-        steps = DEFAULT_STEPS if steps is None else steps
         model.times(steps, model.latent_shape[1:])
         prepared = prepare(model, pictures, fit)
         _check_words(model, editors, sources, targets, prepared.latents[None], steps, own, mask is not None)
@@ -204,7 +206,7 @@ def reconstruct(
     *,
     inversion: str | Inversion = "direct",
     steps: int | None = None,
-    guidance: float = 7.5,
+    guidance: float | None = None,
     seed: int = 0,
     fit: FitMode = "crop",
     watch: Watch | None = None,
@@ -212,9 +214,11 @@ def reconstruct(
 ) -> Any:
     """Invert and render the source again, with no edit; a `Result` (or a list) whose `image` is the reconstruction."""
     started, tally = time.perf_counter(), model.tally.copy()
+    trajectory = image if isinstance(image, Trajectory) else None
+    asked, (steps, guidance) = steps, usual(model, steps, guidance, trajectory)
     prepared = None
     if isinstance(image, Trajectory):
-        image.check_steps(steps)
+        image.check_steps(asked)
         trajectory, single = image, len(image.prompts) == 1
     else:
         if source is None:
@@ -223,7 +227,6 @@ def reconstruct(
         pictures, sources = _batch(image, source)
         prepared = prepare(model, pictures, fit)
         method = _inversion(inversion, arguments)
-        steps = DEFAULT_STEPS if steps is None else steps
         trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
     x = trajectory.start[None]
     for moment, state in trajectory.walk(model, (), Hooks(), guidance):
@@ -238,6 +241,15 @@ def reconstruct(
         for r in _results(model, x, (), settings, prepared)
     ]
     return made[0] if single else made
+
+
+def usual(
+    model: Backbone, steps: int | None, guidance: float | None, trajectory: Trajectory | None = None
+) -> tuple[int, float]:
+    """Steps and guidance scale: as given, or what the trajectory was fitted to, or what is usual for the model."""
+    if guidance is None and trajectory is not None:
+        guidance = trajectory.guidance
+    return model.usual.steps if steps is None else steps, model.usual.guidance if guidance is None else guidance
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
@@ -444,6 +456,9 @@ def _inverted(
     seed: int,
     watch: Watch | None,
 ) -> Trajectory:
+    reason = method.lacks(model)
+    if reason is not None:
+        raise ReinvertError(reason)
     pictures = to_tensor(prepared.pictures)
     stages = method.stages(Source(model, prepared.latents, sources, steps, guidance, seed, pictures))
     while True:

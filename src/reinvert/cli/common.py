@@ -51,8 +51,15 @@ def check_model_options(args: argparse.Namespace) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Source, steps, guidance, seed, fit; what is left out is told apart from what is typed."""
     parser.add_argument("--source", type=text, metavar="TEXT", help="what the picture shows")
-    parser.add_argument("--steps", type=whole, metavar="N", help="sampling steps [50]")
-    parser.add_argument("--guidance", type=number, metavar="X", help="guidance scale of the edit [7.5]")
+    parser.add_argument(
+        "--steps", type=whole, metavar="N", help="sampling steps [the model's usual: 50 for Stable Diffusion]"
+    )
+    parser.add_argument(
+        "--guidance",
+        type=number,
+        metavar="X",
+        help="guidance scale of the edit [the model's usual: 7.5 for Stable Diffusion]",
+    )
     parser.add_argument("--seed", type=whole, metavar="N", help="for methods that draw noise [0]")
     parser.add_argument("--fit", choices=get_args(FitMode), help="how a picture that is not square is taken [crop]")
 
@@ -75,10 +82,11 @@ class Given:
         """The name that default outputs begin with."""
         return self.path.name.removesuffix(SUFFIX) if self.trajectory is not None else self.path.stem
 
-    def guidance(self, typed: float | None) -> float:
-        """The typed scale; else the one that the trajectory was fitted to; else 7.5."""
-        fitted = None if self.trajectory is None else self.trajectory.guidance
-        return typed if typed is not None else 7.5 if fitted is None else fitted
+    def guidance(self, typed: float | None, model: Backbone) -> float:
+        """The typed scale; else the one that the trajectory was fitted to; else what is usual for the model."""
+        from reinvert import verbs
+
+        return verbs.usual(model, None, typed, self.trajectory)[1]
 
     def record(self) -> dict[str, str]:
         return file_record(self.path)

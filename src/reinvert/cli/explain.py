@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, cast
 
-from reinvert import verbs
+from reinvert.backbones.base import Usual
 from reinvert.backbones.loading import load_tokenizer
 from reinvert.cli.common import Given
 from reinvert.cli.terminal import say
@@ -49,7 +49,7 @@ def run(model: str, given: Given, targets: Sequence[str], editors: Sequence[Edit
     tokenizer = load_tokenizer(model)
     if given.trajectory is not None:
         steps = given.trajectory.steps
-    steps = verbs.DEFAULT_STEPS if steps is None else steps
+    steps = Usual().steps if steps is None else steps
     start, stop = self_window(steps, p2p.self_attention)
     for target in targets:
         say(f"{given.source}  ->  {target}")

@@ -87,7 +87,7 @@ class Job:
             inversion=inversion,
             editor=editors,
             steps=args.steps,
-            guidance=self.given.guidance(args.guidance),
+            guidance=self.given.guidance(args.guidance, model),
             seed=args.seed,
             mask=self.mask,
             fit=args.fit or "crop",

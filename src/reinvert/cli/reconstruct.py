@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             given.source if fresh else None,
             inversion=inversion,
             steps=args.steps,
-            guidance=given.guidance(args.guidance),
+            guidance=given.guidance(args.guidance, model),
             seed=args.seed,
             fit=args.fit or "crop",
             watch=watch,
