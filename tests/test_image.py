@@ -284,12 +284,12 @@ def make_text(folder: Path) -> Path:
     return folder / "text.png"
 
 
-def make_gif(folder: Path) -> Path:
-    return stored(noise(4, 4), folder / "a.gif")
+def make_ico(folder: Path) -> Path:
+    return stored(noise(16, 16), folder / "a.ico")
 
 
-def make_disguised_gif(folder: Path) -> Path:
-    return stored(noise(4, 4), folder / "gif.png", format="GIF")
+def make_disguised_ico(folder: Path) -> Path:
+    return stored(noise(16, 16), folder / "ico.png", format="ICO")
 
 
 def make_postscript(folder: Path) -> Path:
@@ -303,8 +303,8 @@ def make_postscript(folder: Path) -> Path:
         (make_folder, "is not a file"),
         (make_empty, "is not an image reinvert can read"),
         (make_text, "is not an image reinvert can read"),
-        (make_gif, "is not an image reinvert can read"),
-        (make_disguised_gif, "is not an image reinvert can read"),
+        (make_ico, "is not an image reinvert can read"),
+        (make_disguised_ico, "is not an image reinvert can read"),
         (make_postscript, "is not an image reinvert can read"),
     ],
 )

@@ -10,17 +10,20 @@ import os
 import tempfile
 import unicodedata
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from reinvert.errors import ReinvertError
+from reinvert.files import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +40,28 @@ Box: TypeAlias = tuple[int, int, int, int]
 FitMode: TypeAlias = Literal["crop", "pad", "keep"]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file that is open for reading in binary mode."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+Picturelike: TypeAlias = "Image.Image | str | os.PathLike[str] | bytes | Readable | NDArray[Any] | Tensor"
+"""One picture from outside, as `open_image` takes it."""
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+"""What Pillow may read; HEIC comes through pillow-heif."""
+HEIF_BRANDS: Final = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1"))
+MAX_PIXELS: Final = 64_000_000
+"""Width times height that is decoded unless a caller asks for more."""
+MAX_SIDE: Final = 65_535
+"""Pixels a side, the most that JPEG can hold. Pillow keeps a pointer to every line: a picture of one by millions would
+take a hundred times its pixels."""
+CHANNELS: Final = (1, 3, 4)
+ARRAYS: Final = "[h, w], [h, w, 3] or [h, w, 4] (a tensor channels first), uint8 in 0..255 or float in 0..1"
+TAKEN: Final = "a path, bytes, an open binary file, a PIL picture, a numpy array or a torch tensor"
 MAX_ASPECT: Final = 8
 """Longest side over shortest side beyond which "keep" would ask the model for an absurd picture."""
 
@@ -45,35 +69,55 @@ MAX_ASPECT: Final = 8
 # --- Opening -----------------------------------------------------------------------------------------------
 
 
-def open_image(path: str | os.PathLike[str], *, max_pixels: int = 64_000_000) -> Picture:
-    """Open a PNG, JPEG, WebP, BMP or TIFF file as an upright RGB picture.
+def open_image(picture: Picturelike, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Any picture from outside as an upright RGB picture.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit and float greys are scaled to 0..255
-    (see `as_rgb`), and of several frames the first is taken. The size is checked against `max_pixels` (width
-    times height) before anything is decoded. No file stays open.
+    Taken are
 
-    Raises `ReinvertError` for a file that is missing, not one of these formats, damaged, empty or too large.
+    * a path, the bytes of a file, or an open binary file: PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF, and HEIC where
+      pillow-heif is installed (`pip install 'reinvert[heic]'`). A file object is read from where it stands and left
+      open; of several frames the first is taken;
+    * a PIL picture of any mode;
+    * a numpy array `[h, w]`, `[h, w, 3]` or `[h, w, 4]`, uint8 in 0..255 or float in 0..1;
+    * a torch tensor `[3, h, w]` (also 1 or 4 channels, or `[h, w]`), uint8 in 0..255 or float in 0..1, as torchvision
+      has it; `[h, w, 3]` is taken too, where the first axis cannot be channels.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit and float greys are scaled to 0..255 (see
+    `as_rgb`). The size is checked before anything is decoded: at most `max_pixels` (width times height), and
+    `MAX_SIDE` pixels a side.
+
+    Raises `ReinvertError` for a file that is missing, not one of these formats, damaged, empty or too large, and for
+    anything else that is no picture.
     """
-    picture = _load(Path(path), max_pixels)
-    return _rgb(picture, name=Path(path).name)
+    opened, name = _opened(picture, max_pixels)
+    return _rgb(opened, name)
 
 
-def open_mask(path: str | os.PathLike[str], *, max_pixels: int = 64_000_000) -> Picture:
-    """Open a mask as a mode L picture that holds only 0 (keep) and 255 (edit).
+def open_mask(mask: Picturelike, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """A mask, given as `open_image` takes it or as an array of bools, in mode L with only 0 (keep) and 255 (edit).
 
-    A pixel of 128 or more is "edit". A mask without any such pixel holds labels (0 and 1, say) rather than
-    white, and there every pixel that is not 0 is "edit".
+    A pixel of 128 (of 0.5 in an array of floats) or more is "edit". A mask without any pixel of 128 or more holds
+    labels (0 and 1, say) rather than white, and there every pixel that is not 0 is "edit"; floats are no labels.
 
     Raises `ReinvertError` as `open_image` does, and for a mask with transparent parts: some tools edit what
     is transparent, others what is painted, so guessing would edit the wrong half.
     """
-    name = Path(path).name
-    picture = _load(Path(path), max_pixels)
-    if _has_holes(picture):
+    opened, name = _opened(mask, max_pixels)
+    with _converting(opened, name):
+        has_holes = _has_holes(opened)
+    if has_holes:
         raise ReinvertError(f"{name} has transparent parts: save the mask as white (edit) on black (keep).")
-    grey = np.asarray(_rgb(picture, name=name).convert("L"))
-    threshold = 128 if grey.max() >= 128 else 1
+    grey = np.asarray(_rgb(opened, name).convert("L"))
+    threshold = 128 if grey.max() >= 128 or _is_float(mask) else 1
     return Image.fromarray(np.where(grey >= threshold, 255, 0).astype(np.uint8))
+
+
+def is_picture(given: object) -> bool:
+    """Whether this is to be one picture rather than a list of them; `open_image` tells whether it can be read.
+
+    Only lists and tuples are several: an array, a tensor or an open file could be gone through as well.
+    """
+    return not isinstance(given, list | tuple)
 
 
 def as_rgb(image: Picture | NDArray[Any]) -> Picture:
@@ -97,6 +141,77 @@ def as_rgb(image: Picture | NDArray[Any]) -> Picture:
     return Image.fromarray(np.ascontiguousarray(image))
 
 
+def _opened(given: Any, max_pixels: int) -> tuple[Picture, str]:
+    """The decoded picture, no file held open, and what a sentence calls it."""
+    if isinstance(given, str | os.PathLike):
+        path = Path(cast("str | os.PathLike[str]", given))
+        return _load(path, max_pixels), shown(path.name)
+    name = "the picture"
+    if isinstance(given, Image.Image):
+        _check_pixels(given.size, name, max_pixels)  # it may not be decoded yet
+        return given, name
+    if isinstance(given, bytes | bytearray | memoryview):
+        return _decode(BytesIO(given), name, max_pixels), name
+    if callable(getattr(given, "read", None)):
+        try:
+            data = given.read()
+        except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+            raise ReinvertError(f'the file object cannot be read ({error}): open it with mode "rb".') from error
+        if not isinstance(data, bytes):
+            raise ReinvertError('a file that is open as text holds no picture: open it with mode "rb".')
+        return _decode(BytesIO(data), name, max_pixels), name
+    if isinstance(given, np.ndarray):
+        array = cast("NDArray[Any]", given)
+    elif hasattr(given, "detach") and hasattr(given, "permute"):  # a tensor, told without importing torch
+        array = _channels_last(given)
+    else:
+        raise ReinvertError(f"{_told(given)} is no picture: give {TAKEN}.")
+    picture = _from_array(array)
+    _check_pixels(picture.size, name, max_pixels)
+    return picture, name
+
+
+def _told(given: object) -> str:
+    return "None" if given is None else f"a value of type {type(given).__name__} ({shown(repr(given), 30)})"
+
+
+def _channels_last(tensor: Any) -> NDArray[Any]:
+    """A tensor's values with its channels last, where numpy has them."""
+    values = tensor.detach().cpu()
+    values = values.float() if values.is_floating_point() else values  # numpy has no bfloat16
+    if values.ndim == 3 and (values.shape[0] in CHANNELS or values.shape[2] not in CHANNELS):
+        values = values.permute(1, 2, 0)
+    return values.numpy()
+
+
+def _from_array(array: NDArray[Any]) -> Picture:
+    """A picture from values `[h, w]` or `[h, w, channel]`."""
+    is_mask = array.dtype == np.bool_ and array.ndim == 2
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in CHANNELS)
+    if not shaped or not (is_mask or array.dtype == np.uint8 or array.dtype.kind == "f"):
+        axes = ", ".join(map(str, array.shape))
+        raise ReinvertError(
+            f"an array or tensor [{axes}] of {array.dtype} is no picture: give {ARRAYS}; several pictures as a list."
+        )
+    if array.size == 0:
+        raise ReinvertError("the picture has no pixels: choose another one.")
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())  # NaN anywhere makes both NaN
+        if not (low >= 0 and high <= 1):
+            raise ReinvertError(
+                f"the picture's values lie between {low:g} and {high:g}: give floats in 0..1, or uint8 in 0..255."
+            )
+        array = np.rint(array * array.dtype.type(255))
+    elif is_mask:
+        array = array * 255
+    levels = np.ascontiguousarray(array, dtype=np.uint8)
+    return Image.fromarray(levels[:, :, 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels)
+
+
+def _is_float(given: Any) -> bool:
+    return "float" in str(getattr(given, "dtype", ""))
+
+
 def _load(path: Path, max_pixels: int) -> Picture:
     """The decoded first frame of a file, its file handle closed."""
     try:
@@ -105,15 +220,20 @@ def _load(path: Path, max_pixels: int) -> Picture:
         if not path.is_file():  # a folder; also a pipe or a device, on which reading could wait for ever
             raise ReinvertError(f"{path} is not a file: give the path of an image file.")
         file = path.open("rb")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ReinvertError(f"{path} cannot be opened ({reason}): check the path and permissions.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        if isinstance(error, ReinvertError):
+            raise
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ReinvertError(f"{shown(path)} cannot be opened ({reason}): check the path and permissions.") from error
     with file:
         return _decode(file, path.name, max_pixels)
 
 
-def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+def _decode(file: BufferedReader | BytesIO, name: str, max_pixels: int) -> Picture:
     try:
+        if _is_heif(file.read(64)):
+            return _decode_heif(file, name, max_pixels)
+        file.seek(0)
         with warnings.catch_warnings():
             # Pillow's warning of large pictures repeats the check below with a limit of its own.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -127,10 +247,34 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         raise ReinvertError(f"{name} has far too many pixels: make it smaller.") from error
     except UnidentifiedImageError as error:
         raise ReinvertError(
-            f"{name} is not an image reinvert can read (PNG, JPEG, WebP, BMP, TIFF): convert it first."
+            f"{name} is not an image reinvert can read (PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC): convert it first."
         ) from error
     except Exception as error:  # on a damaged file Pillow raises nearly anything: OSError, struct.error ...
         raise ReinvertError(f"{name} is damaged or incomplete: export or download it again.") from error
+
+
+def _is_heif(head: bytes) -> bool:
+    """Whether a file's first box names a brand of HEIC, and none of AVIF (which Pillow reads itself)."""
+    if head[4:8] != b"ftyp":
+        return False
+    length = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[8:12], *(head[i : i + 4] for i in range(16, length - 3, 4))}
+    return not brands & {b"avif", b"avis"} and bool(brands & HEIF_BRANDS)
+
+
+def _decode_heif(file: BufferedReader | BytesIO, name: str, max_pixels: int) -> Picture:
+    """The primary picture of a HEIC file, upright. Pillow's own list of formats is left as it is."""
+    try:
+        pillow_heif: Any = import_module("pillow_heif")
+    except ImportError as error:
+        raise ReinvertError(
+            f"{name} is a HEIC picture, which needs pillow-heif: pip install 'reinvert[heic]', or convert it to JPEG."
+        ) from error
+    file.seek(0)
+    heif = pillow_heif.open_heif(file, convert_hdr_to_8bit=True)
+    _check_pixels(heif.size, name, max_pixels)
+    picture: Picture = heif.to_pillow()  # libheif has turned it upright, and the plug-in has told its EXIF so
+    return picture
 
 
 def _check_pixels(size: Size, name: str, max_pixels: int) -> None:
@@ -139,23 +283,33 @@ def _check_pixels(size: Size, name: str, max_pixels: int) -> None:
         raise ReinvertError(f"{name} has no pixels ({_text(size)}): choose another picture.")
     if width * height > max_pixels:
         raise ReinvertError(
-            f"{name} is {_text(size)}, more than {max_pixels:,} pixels: make it smaller or raise max_pixels."
+            f"{name} is {_text(size)}, more than {max_pixels:,} pixels: make it smaller or raise max_pixels "
+            "(--max-pixels)."
         )
+    if max(size) > MAX_SIDE:
+        raise ReinvertError(f"{name} is {_text(size)}, a side of more than {MAX_SIDE:,} pixels: crop it first.")
+
+
+@contextmanager
+def _converting(picture: Picture, name: str) -> Generator[None]:
+    """One sentence for what Pillow raises where colours cannot be converted: a missing palette, an index beyond it."""
+    try:
+        yield
+    except ReinvertError:
+        raise
+    except Exception as error:
+        raise ReinvertError(
+            f"{name} (colour mode {picture.mode}) cannot be turned into RGB: save it as an 8-bit RGB picture."
+        ) from error
 
 
 def _rgb(picture: Picture, name: str) -> Picture:
     """`as_rgb` for a PIL picture that error messages call `name`."""
     if picture.width < 1 or picture.height < 1:
         raise ReinvertError(f"{name} has no pixels ({_text(picture.size)}): choose another picture.")
-    try:
+    with _converting(picture, name):  # a lazily opened file is decoded here, see _load
         profile = _rgb_profile(picture)
         colours = _flatten(_upright(picture), name)
-    except ReinvertError:
-        raise
-    except Exception as error:  # a lazily opened file is decoded here, see _load
-        raise ReinvertError(
-            f"{name} (colour mode {picture.mode}) cannot be turned into RGB: save it as an 8-bit RGB picture."
-        ) from error
     colours.info = {} if profile is None else {"icc_profile": profile}
     return colours
 

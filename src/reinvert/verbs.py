@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeGuard, overload
+from typing import Annotated, Any, overload
 
 import numpy as np
 import torch
+from annotated_types import Ge, Len
 from PIL import Image
+from pydantic import AfterValidator
 from torch import Tensor
 
 from reinvert import registry
@@ -19,17 +21,51 @@ from reinvert.editors.base import Case, Editor, bind_all
 from reinvert.editors.local_blend import LocalBlend
 from reinvert.editors.p2p import P2P
 from reinvert.errors import ReinvertError
+from reinvert.files import check_value, shown
+from reinvert.files.door import Says, Seed, whole_text
 from reinvert.hooks import Hooks
-from reinvert.image import Fit, FitMode, as_rgb, fit_image, fit_mask, open_image, open_mask, to_image, to_tensor
+from reinvert.image import (
+    MAX_PIXELS,
+    Fit,
+    FitMode,
+    Picturelike,
+    fit_image,
+    fit_mask,
+    is_picture,
+    open_image,
+    open_mask,
+    to_image,
+    to_tensor,
+)
 from reinvert.inversions.base import Inversion, Progress, Source
 from reinvert.pairs import check_pair
 from reinvert.trajectory import Trajectory
 
 Picture = Image.Image
-Picturelike = Picture | str | Path
-Pictures = list[Picture] | list[str] | list[Path] | list[Picturelike] | tuple[Picturelike, ...]
+Pictures = list[Picture] | list[str] | list[Path] | list[Any] | tuple[Picturelike, ...]
 Watch = Callable[[Progress], None]
 EditorLike = str | Editor | Sequence["str | Editor"]
+
+_Text = Annotated[str, AfterValidator(whole_text)]
+_Texts = Annotated[
+    _Text | list[_Text] | tuple[_Text, ...] | None, Says("text without half characters, or a list of texts")
+]
+_Pair = tuple[str, str] | Annotated[list[str], Len(2, 2)]
+_Boost = Mapping[str, float]
+_TYPES: Mapping[str, Any] = {
+    "source": _Texts,
+    "target": _Texts,
+    "blend": Annotated[
+        _Pair | Annotated[list[_Pair | None] | tuple[_Pair | None, ...], Len(1)] | None,
+        Says("a pair of words such as ('cat', 'dog'), or a list of pairs"),
+    ],
+    "boost": Annotated[
+        _Boost | list[_Boost | None] | tuple[_Boost | None, ...] | None,
+        Says("a dictionary such as {'dog': 2.0}, or a list of them"),
+    ],
+    "max_pixels": Annotated[int, Ge(1)],
+}
+"""What the arguments of the verbs take that have a plain type."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +101,11 @@ class Prepared:
     pictures: tuple[Picture, ...]
 
 
-def prepare(model: Backbone, pictures: Sequence[Picturelike], fit: FitMode = "crop") -> Prepared:
+def prepare(
+    model: Backbone, pictures: Sequence[Picturelike], fit: FitMode = "crop", max_pixels: int = MAX_PIXELS
+) -> Prepared:
     """Open, fit and encode pictures. All of a batch must come out the same size."""
-    opened = [open_image(p) if isinstance(p, str | Path) else as_rgb(p) for p in pictures]
+    opened = [open_image(p, max_pixels=max_pixels) for p in pictures]
     fitted = [fit_image(p, model.image_size, model.multiple, fit) for p in opened]
     if len({picture.size for picture, _ in fitted}) > 1:
         raise ReinvertError("pictures of one batch must come out the same size; use --fit crop, or one at a time")
@@ -85,6 +123,7 @@ def invert(
     guidance: float | None = None,
     seed: int = 0,
     fit: FitMode = "crop",
+    max_pixels: int = MAX_PIXELS,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Trajectory:
@@ -94,10 +133,11 @@ def invert(
     `guidance` is the scale of the edit to come (null-text inversion is fitted to it). `watch` is called with each
     `Progress`.
     """
+    _check_types(model, source=source, inversion=inversion, max_pixels=max_pixels, watch=watch)
     pictures, sources = _batch(image, source)
     method = _inversion(inversion, arguments)
-    prepared = prepare(model, pictures, fit)
-    steps, guidance = usual(model, steps, guidance)
+    (steps, guidance), seed = usual(model, steps, guidance), checked_seed(seed)
+    prepared = prepare(model, pictures, fit, max_pixels)
     return _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
 
 
@@ -122,15 +162,17 @@ def edit(
     boost: Mapping[str, float] | Sequence[Mapping[str, float]] | None = None,
     mask: Picturelike | Sequence[Picturelike] | None = None,
     fit: FitMode = "crop",
+    max_pixels: int = MAX_PIXELS,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Any:
     """Edit a picture with words; returns a `Result`, or a list of them for a list of pictures (for a trajectory, by the
     number of its cases).
 
-    `image` is a picture (PIL, or a path), a list of pictures, or a `Trajectory` (then source, inversion and steps are
-    the trajectory's). For one picture `target` may be a list: several edits that share the inversion. For a list of
-    pictures, `source` and `target` have one prompt per picture.
+    `image` is a picture in any form that `reinvert.image.open_image` takes (a path, bytes, an open file, PIL, numpy or
+    torch), a list of pictures, or a `Trajectory` (then source, inversion and steps are the trajectory's). For one
+    picture `target` may be a list: several edits that share the inversion. For a list of pictures, `source` and
+    `target` have one prompt per picture.
 
     `inversion` and `editor` are registered names, "+"-joined names ("p2p+proximal"), instances, or lists of editors;
     the inversion is "direct" if none is named, or "none" where an editor begins from noise of its own.
@@ -138,13 +180,16 @@ def edit(
     For a list of pictures each of the three may be a list, one per picture.
     Further keyword arguments are fields of the inversion or of an editor. `steps` and `guidance` default to what
     is usual for the model (its `usual`). `seed` feeds the
-    methods that draw noise; those of this package's P2P family draw none.
+    methods that draw noise; those of this package's P2P family draw none. `max_pixels` bounds the pictures that are
+    decoded.
 
     Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
     """
+    _check_types(model, source=source, target=target, editor=editor, blend=blend, boost=boost)
+    _check_types(model, inversion=inversion or "", max_pixels=max_pixels, watch=watch)
     started, tally = time.perf_counter(), model.tally.copy()
     trajectory = image if isinstance(image, Trajectory) else None
-    asked, (steps, guidance) = steps, usual(model, steps, guidance, trajectory)
+    asked, (steps, guidance), seed = steps, usual(model, steps, guidance, trajectory), checked_seed(seed)
     if inversion is None:
         named = editor_names(editor)
         inversion = usual_inversion([registry.find("editors", e) if isinstance(e, str) else e for e in named])
@@ -163,19 +208,19 @@ def edit(
         targets = _targets(target, len(trajectory.prompts))
         masked = mask is not None
         _check_words(model, editors, trajectory.prompts, targets, trajectory.path, trajectory.steps, own, masked)
-        masks = _mask(mask, None, trajectory)
+        masks = _mask(mask, None, trajectory, max_pixels)
     else:
         if source is None:
             raise ReinvertError("say what the picture shows: source=... (--source)")
-        single = _is_one(image)
+        single = is_picture(image)
         pictures, sources = _batch(image, source)
         targets = _targets(target, len(sources))
         method = _inversion(inversion, for_inversion)
         check_pair(method, editors, masked=mask is not None, guidance=guidance, model=model)
         model.times(steps, model.latent_shape[1:])
-        prepared = prepare(model, pictures, fit)
+        prepared = prepare(model, pictures, fit, max_pixels)
         _check_words(model, editors, sources, targets, prepared.latents[None], steps, own, mask is not None)
-        masks = _mask(mask, prepared, None)
+        masks = _mask(mask, prepared, None, max_pixels)
         trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
     trajectory, hooks = prepared_edit(model, trajectory, editors, targets, masks, seed, own)
     x = trajectory.start.expand(1 + len(targets), *trajectory.start.shape)  # the result if no step is walked
@@ -209,13 +254,15 @@ def reconstruct(
     guidance: float | None = None,
     seed: int = 0,
     fit: FitMode = "crop",
+    max_pixels: int = MAX_PIXELS,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Any:
     """Invert and render the source again, with no edit; a `Result` (or a list) whose `image` is the reconstruction."""
+    _check_types(model, source=source, inversion=inversion, max_pixels=max_pixels, watch=watch)
     started, tally = time.perf_counter(), model.tally.copy()
     trajectory = image if isinstance(image, Trajectory) else None
-    asked, (steps, guidance) = steps, usual(model, steps, guidance, trajectory)
+    asked, (steps, guidance), seed = steps, usual(model, steps, guidance, trajectory), checked_seed(seed)
     prepared = None
     if isinstance(image, Trajectory):
         image.check_steps(asked)
@@ -223,9 +270,9 @@ def reconstruct(
     else:
         if source is None:
             raise ReinvertError("say what the picture shows: source=... (--source)")
-        single = _is_one(image)
+        single = is_picture(image)
         pictures, sources = _batch(image, source)
-        prepared = prepare(model, pictures, fit)
+        prepared = prepare(model, pictures, fit, max_pixels)
         method = _inversion(inversion, arguments)
         trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
     x = trajectory.start[None]
@@ -246,10 +293,42 @@ def reconstruct(
 def usual(
     model: Backbone, steps: int | None, guidance: float | None, trajectory: Trajectory | None = None
 ) -> tuple[int, float]:
-    """Steps and guidance scale: as given, or what the trajectory was fitted to, or what is usual for the model."""
+    """Steps and guidance scale: as given, or what the trajectory was fitted to, or what is usual for the model.
+
+    Raises `ReinvertError` for anything that is no number of steps or no scale.
+    """
+    steps = check_value(int | None, _plain(steps), "steps")
+    guidance = check_value(float | None, _plain(guidance), "guidance")
     if guidance is None and trajectory is not None:
         guidance = trajectory.guidance
     return model.usual.steps if steps is None else steps, model.usual.guidance if guidance is None else guidance
+
+
+def _check_types(model: Any, **given: Any) -> None:
+    """Raise `ReinvertError` for a value of another type than its argument takes, before anything else looks at it."""
+    if not hasattr(model, "tally"):
+        raise ReinvertError("the first argument is the model itself: model = reinvert.load('picturebook')")
+    for name, value in given.items():
+        if name in ("inversion", "editor"):
+            of, kind = ("an inversion", Inversion) if name == "inversion" else ("an editor", Editor)
+            inner: list[Any] = list(value) if name == "editor" and isinstance(value, list | tuple) else [value]
+            if not inner or not all(isinstance(item, str | kind) for item in inner):
+                raise ReinvertError(f"{name} is {shown(repr(value))}; it takes the name of {of}, or {of} itself")
+        elif name == "watch":
+            if value is not None and not callable(value):
+                raise ReinvertError("watch takes a function, which is called with each Progress")
+        else:
+            check_value(_TYPES[name], value, name)
+
+
+def checked_seed(seed: Any) -> int:
+    """The seed, or a `ReinvertError` for what is none."""
+    return check_value(Seed, _plain(seed), "seed")
+
+
+def _plain(number: Any) -> Any:
+    """A number of numpy's or of torch's as Python's own."""
+    return number.item() if isinstance(number, np.generic | Tensor) and not number.shape else number
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
@@ -281,12 +360,8 @@ def _maker(trajectory: Trajectory) -> Inversion:
     return made
 
 
-def _is_one(image: Any) -> TypeGuard[Picturelike]:
-    return isinstance(image, str | Path | Image.Image)
-
-
 def _listed(image: Any) -> list[Picturelike]:
-    return [image] if _is_one(image) else list(image)
+    return [image] if is_picture(image) else list(image)
 
 
 def _own(blend: Any, boost: Any, cases: int) -> tuple[dict[str, Any], ...]:
@@ -308,15 +383,16 @@ def _batch(image: Any, source: str | Sequence[str]) -> tuple[list[Picturelike], 
     pictures = _listed(image)
     sources = (source,) if isinstance(source, str) else tuple(source)
     if len(pictures) != len(sources):
-        raise ReinvertError(f"{len(pictures)} pictures need {len(pictures)} source prompts, not {len(sources)}")
+        hint = "; give several pictures as a list" if is_picture(image) else ""
+        raise ReinvertError(f"{len(pictures)} pictures need {len(pictures)} source prompts, not {len(sources)}{hint}")
     if not pictures:
         raise ReinvertError("give at least one picture")
     return pictures, sources
 
 
-def _targets(target: str | Sequence[str], cases: int) -> tuple[tuple[str, ...], ...]:
+def _targets(target: str | Sequence[str] | None, cases: int) -> tuple[tuple[str, ...], ...]:
     """[target branch][case]: a list is several edits of one picture, or one edit for each of several."""
-    prompts = (target,) if isinstance(target, str) else tuple(target)
+    prompts = (target,) if isinstance(target, str) else tuple(target or ())
     if not prompts:
         raise ReinvertError("give a target prompt (--target)")
     if cases == 1:
@@ -421,7 +497,9 @@ def _check_words(
             e.bind(case)
 
 
-def _mask(mask: Any, prepared: Prepared | None, trajectory: Trajectory | None) -> Tensor | None:
+def _mask(
+    mask: Any, prepared: Prepared | None, trajectory: Trajectory | None, max_pixels: int = MAX_PIXELS
+) -> Tensor | None:
     """A user's mask at the latents' size, [case, 1, h, w] of 0 and 1: a cell counts if any of its pixels does."""
     if mask is None:
         return None
@@ -433,10 +511,10 @@ def _mask(mask: Any, prepared: Prepared | None, trajectory: Trajectory | None) -
             raise ReinvertError("this trajectory does not tell how its pictures were fitted; leave the mask out")
         fits = tuple(Fit(**_fit_fields(f)) for f in trajectory.info["fits"])
         size = trajectory.path.shape[-2:]
-    masks = [mask] * len(fits) if _is_one(mask) else list(mask)
+    masks = [mask] * len(fits) if is_picture(mask) else list(mask)
     if len(masks) != len(fits):
         raise ReinvertError(f"{len(fits)} pictures need {len(fits)} masks, or one for all")
-    opened = [open_mask(m) if isinstance(m, str | Path) else m.convert("L") for m in masks]
+    opened = [open_mask(m, max_pixels=max_pixels) for m in masks]
     fitted = [fit_mask(picture, fit) for picture, fit in zip(opened, fits, strict=True)]
     stacked = torch.stack([torch.from_numpy(np.asarray(m, dtype=np.float32) / 255) for m in fitted])
     return torch.nn.functional.adaptive_max_pool2d(stacked[:, None], tuple(size)).round()

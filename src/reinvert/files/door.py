@@ -94,6 +94,13 @@ def _relative(name: str) -> str:
     return _line(name)
 
 
+def whole_text(text: str) -> str:
+    """Refuses half characters (lone surrogates), which no tokenizer takes and no file can hold."""
+    if not _is_whole(text):
+        raise ValueError("it has half a character")
+    return text
+
+
 Line = Annotated[str, annotated_types.MaxLen(2000), AfterValidator(_line), Says("one line of text")]
 Name = Annotated[
     str, annotated_types.Len(1, 200), AfterValidator(_line), Says("a name of 1 to 200 characters on one line")

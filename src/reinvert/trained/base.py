@@ -23,10 +23,11 @@ from torch import Tensor
 
 from reinvert.backbones import loading
 from reinvert.errors import ReinvertError
-from reinvert.image import MAX_ASPECT, Picture, Size, as_rgb, open_image, open_mask, to_image
+from reinvert.files import check_value
+from reinvert.files.door import Seed
+from reinvert.image import MAX_ASPECT, MAX_PIXELS, Picture, Picturelike, Size, open_image, open_mask, to_image
 from reinvert.inversions.base import Progress
 
-Picturelike = Picture | str | Path
 Watch = Callable[[Progress], None]
 
 
@@ -101,17 +102,19 @@ class Trained:
         *,
         mask: Picturelike | None = None,
         seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
         watch: Watch | None = None,
     ) -> TrainedResult:
-        """Edit one picture (PIL, or a path) with the pipeline that `load` gave.
+        """Edit one picture, in any form that `reinvert.image.open_image` takes, with the pipeline that `load` gave.
 
         `text` is what `reads` says. `mask` (white = edit) is of the picture's size, and only for editors that need
         one. All noise comes from one generator on the CPU, seeded with `seed`. `watch` is called after every step.
 
         Raises `ReinvertError` before anything is computed, and for a result that is not finite.
         """
-        opened = open_image(picture) if isinstance(picture, str | Path) else as_rgb(picture)
-        masked = self._opened_mask(mask, opened.size)
+        opened = open_image(picture, max_pixels=max_pixels)
+        masked = self._opened_mask(mask, opened.size, max_pixels)
+        seed = check_value(Seed, seed, "seed")
         most = int(pipe.scheduler.config.num_train_timesteps)
         if self.steps > most:
             raise ReinvertError(f"{self.steps} steps cannot be taken; choose at most {most}")
@@ -160,14 +163,14 @@ class Trained:
 
     # ---------------------------------------------------------------------------------------------------------------
 
-    def _opened_mask(self, mask: Picturelike | None, size: Size) -> Picture | None:
+    def _opened_mask(self, mask: Picturelike | None, size: Size, max_pixels: int) -> Picture | None:
         if mask is None:
             if self.needs_mask:
                 raise ReinvertError(f"{self.name} needs a mask that is white where it may redraw: give one (--mask)")
             return None
         if not self.needs_mask:
             raise ReinvertError(f"{self.name} takes no mask, its {self.reads} says what to change; leave the mask out")
-        opened = open_mask(mask) if isinstance(mask, str | Path) else mask.convert("L")
+        opened = open_mask(mask, max_pixels=max_pixels)
         if opened.size != size:
             (w, h), (width, height) = opened.size, size
             raise ReinvertError(f"the mask is {w}x{h} but the picture is {width}x{height}: make them one size")
