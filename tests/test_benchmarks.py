@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -94,3 +96,10 @@ def test_full_size_section(performance, tiny_folder: Path, monkeypatch: pytest.M
     assert {row["forwards per edit"] for row in table.rows if row["edit"].startswith("null")} == {2 + 2 * 12 + 4 * 2}
     assert len(table.rows) >= 4
     assert "seconds per edit" in table.markdown()
+
+
+@pytest.mark.slow
+def test_paste_back_of_96_megapixels_stays_within_the_memory_that_the_docs_state() -> None:
+    done = subprocess.run([sys.executable, BENCHMARKS / "large_picture.py"], capture_output=True, text=True, check=True)
+    copies = float(re.search(r"([\d.]+) copies more", done.stdout)[1])
+    assert 1 < copies < 4.2

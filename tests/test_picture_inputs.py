@@ -21,7 +21,7 @@ from PIL import Image
 import reinvert
 from reinvert import image as image_module
 from reinvert.errors import ReinvertError
-from reinvert.image import is_picture, open_image, open_mask
+from reinvert.image import is_picture, open_image, open_mask, paste_back, plan_fit
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -175,11 +175,33 @@ def test_a_picture_of_one_by_millions_is_refused_before_it_is_decoded():
         open_image(bytes(data))
 
 
-def test_max_pixels_holds_for_every_form():
-    for form, given in FORMS.items():
-        with pytest.raises(ReinvertError, match=r"more than 34 pixels: .*max_pixels \(--max-pixels\)"):
-            open_image(given, max_pixels=34)
-        assert open_image(given, max_pixels=35).size == (7, 5), form
+def test_max_pixels_holds_for_what_is_not_decoded_yet(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(FORMS["bytes"])
+    for opener in (open_image, open_mask):
+        for given in (path, FORMS["bytes"], Image.open(path)):
+            with pytest.raises(ReinvertError, match=r"more than 34 pixels: .*max_pixels \(--max-pixels\)"):
+                opener(given, max_pixels=34)
+            assert opener(given, max_pixels=35).size == (7, 5)
+        assert opener(LEVELS, max_pixels=34).size == (7, 5)
+
+
+def test_what_is_made_in_bands_is_what_is_made_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    clear = Image.fromarray(rng.integers(0, 256, (37, 23, 4), dtype=np.uint8))
+    deep = Image.fromarray(rng.integers(0, 65536, (37, 23), dtype=np.uint16))
+    floats = Image.fromarray(rng.random((37, 23), dtype=np.float32))
+    original, edited = Image.fromarray(LEVELS).resize((50, 37)), Image.new("RGB", (32, 32), "red")
+    fit = plan_fit(original.size, 32, 8)
+    mask = np.pad(rng.random((20, 20)), 6)
+
+    def made():
+        return [open_image(p) for p in (clear, deep, floats)] + [paste_back(original, edited, fit, mask, feather=4)]
+
+    whole = made()
+    monkeypatch.setattr(image_module, "BAND", 100)
+    for one, other in zip(whole, made(), strict=True):
+        assert np.array_equal(levels(one), levels(other))
 
 
 @pytest.mark.parametrize("form", ["GIF", "AVIF", "WEBP", "PNG"])

@@ -59,6 +59,8 @@ MAX_PIXELS: Final = 64_000_000
 MAX_SIDE: Final = 65_535
 """Pixels a side, the most that JPEG can hold. Pillow keeps a pointer to every line: a picture of one by millions would
 take a hundred times its pixels."""
+BAND: Final = 4_000_000
+"""Pixels that are worked on at a time, where that can be chosen."""
 CHANNELS: Final = (1, 3, 4)
 ARRAYS: Final = "[h, w], [h, w, 3] or [h, w, 4] (a tensor channels first), uint8 in 0..255 or float in 0..1"
 TAKEN: Final = "a path, bytes, an open binary file, a PIL picture, a numpy array or a torch tensor"
@@ -83,8 +85,8 @@ def open_image(picture: Picturelike, *, max_pixels: int = MAX_PIXELS) -> Picture
       has it; `[h, w, 3]` is taken too, where the first axis cannot be channels.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit and float greys are scaled to 0..255 (see
-    `as_rgb`). The size is checked before anything is decoded: at most `max_pixels` (width times height), and
-    `MAX_SIDE` pixels a side.
+    `as_rgb`). The size is checked before anything is decoded: at most `max_pixels` (width times height) of what is not
+    in memory yet, and `MAX_SIDE` pixels a side.
 
     Raises `ReinvertError` for a file that is missing, not one of these formats, damaged, empty or too large, and for
     anything else that is no picture.
@@ -107,9 +109,9 @@ def open_mask(mask: Picturelike, *, max_pixels: int = MAX_PIXELS) -> Picture:
         has_holes = _has_holes(opened)
     if has_holes:
         raise ReinvertError(f"{name} has transparent parts: save the mask as white (edit) on black (keep).")
-    grey = np.asarray(_rgb(opened, name).convert("L"))
+    grey = np.asarray(opened if opened.mode == "L" and not opened.info else _rgb(opened, name).convert("L"))
     threshold = 128 if grey.max() >= 128 or _is_float(mask) else 1
-    return Image.fromarray(np.where(grey >= threshold, 255, 0).astype(np.uint8))
+    return Image.fromarray((grey >= threshold).astype(np.uint8) * np.uint8(255))
 
 
 def is_picture(given: object) -> bool:
@@ -141,6 +143,15 @@ def as_rgb(image: Picture | NDArray[Any]) -> Picture:
     return Image.fromarray(np.ascontiguousarray(image))
 
 
+def _plain(picture: Picture) -> Picture:
+    """`as_rgb`, without a copy of a picture that is so already; for those who do not change it.
+
+    A file's own class, or anything in `info`, may turn it or hold transparency.
+    """
+    is_plain = type(picture) is Image.Image and picture.mode == "RGB" and picture.info.keys() <= {"icc_profile"}
+    return picture if is_plain and min(picture.size) > 0 else as_rgb(picture)
+
+
 def _opened(given: Any, max_pixels: int) -> tuple[Picture, str]:
     """The decoded picture, no file held open, and what a sentence calls it."""
     if isinstance(given, str | os.PathLike):
@@ -148,7 +159,7 @@ def _opened(given: Any, max_pixels: int) -> tuple[Picture, str]:
         return _load(path, max_pixels), shown(path.name)
     name = "the picture"
     if isinstance(given, Image.Image):
-        _check_pixels(given.size, name, max_pixels)  # it may not be decoded yet
+        _check_pixels(given.size, name, max_pixels if getattr(given, "tile", None) else None)  # lazily opened
         return given, name
     if isinstance(given, bytes | bytearray | memoryview):
         return _decode(BytesIO(given), name, max_pixels), name
@@ -166,9 +177,7 @@ def _opened(given: Any, max_pixels: int) -> tuple[Picture, str]:
         array = _channels_last(given)
     else:
         raise ReinvertError(f"{_told(given)} is no picture: give {TAKEN}.")
-    picture = _from_array(array)
-    _check_pixels(picture.size, name, max_pixels)
-    return picture, name
+    return _from_array(array), name
 
 
 def _told(given: object) -> str:
@@ -193,8 +202,7 @@ def _from_array(array: NDArray[Any]) -> Picture:
         raise ReinvertError(
             f"an array or tensor [{axes}] of {array.dtype} is no picture: give {ARRAYS}; several pictures as a list."
         )
-    if array.size == 0:
-        raise ReinvertError("the picture has no pixels: choose another one.")
+    _check_pixels((array.shape[1], array.shape[0]), "the picture", None)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())  # NaN anywhere makes both NaN
         if not (low >= 0 and high <= 1):
@@ -277,11 +285,11 @@ def _decode_heif(file: BufferedReader | BytesIO, name: str, max_pixels: int) -> 
     return picture
 
 
-def _check_pixels(size: Size, name: str, max_pixels: int) -> None:
+def _check_pixels(size: Size, name: str, max_pixels: int | None) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise ReinvertError(f"{name} has no pixels ({_text(size)}): choose another picture.")
-    if width * height > max_pixels:
+    if max_pixels is not None and width * height > max_pixels:
         raise ReinvertError(
             f"{name} is {_text(size)}, more than {max_pixels:,} pixels: make it smaller or raise max_pixels "
             "(--max-pixels)."
@@ -309,7 +317,11 @@ def _rgb(picture: Picture, name: str) -> Picture:
         raise ReinvertError(f"{name} has no pixels ({_text(picture.size)}): choose another picture.")
     with _converting(picture, name):  # a lazily opened file is decoded here, see _load
         profile = _rgb_profile(picture)
-        colours = _flatten(_upright(picture), name)
+        upright = _upright(picture)
+        if upright.mode == "RGB" and upright is not picture and not upright.has_transparency_data:
+            colours = upright  # a copy already
+        else:
+            colours = _flatten(upright, name)
     colours.info = {} if profile is None else {"icc_profile": profile}
     return colours
 
@@ -336,24 +348,42 @@ def _flatten(picture: Picture, name: str) -> Picture:
     if picture.mode in ("La", "RGBa"):  # premultiplied alpha
         picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
     if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+        return _by_bands("RGB", picture.size, lambda box: _on_white(picture.crop(box)))
     return picture.convert("RGB")
+
+
+def _on_white(part: Picture) -> Picture:
+    return Image.alpha_composite(Image.new("RGBA", part.size, "white"), part.convert("RGBA")).convert("RGB")
+
+
+def _by_bands(mode: str, size: Size, make: Callable[[Box], Picture]) -> Picture:
+    """A picture made some rows at a time: what is needed on the way is never as large as the whole."""
+    width, height = size
+    whole, rows = Image.new(mode, size), max(1, BAND // width)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        whole.paste(make(box), box)
+    return whole
 
 
 def _grey8(picture: Picture, name: str) -> Picture:
     """A mode L picture from 16-bit integers or floats, see `as_rgb`."""
-    values = np.asarray(picture).astype(np.float64)
+    values = np.asarray(picture)
     low, high = float(values.min()), float(values.max())  # NaN anywhere makes both NaN
     ranges = (1, 255, 65535) if picture.mode.startswith("F") else (65535,)
     full = next((top for top in ranges if low >= 0 and high <= top), None)
     if full is None:
         raise ReinvertError(f"{name} has grey values from {low:g} to {high:g}: save it with 8 or 16 bits.")
-    grey = np.rint(values * (255 / full)).astype(np.uint8)
     transparent: Any = picture.info.get("transparency")
-    if isinstance(transparent, int):  # PNG's one transparent grey, which Pillow itself ignores at 16 bits
-        grey[values == transparent] = 255
-    return Image.fromarray(grey)
+
+    def grey(box: Box) -> Picture:
+        part = values[box[1] : box[3]].astype(np.float64)
+        levels = np.rint(part * (255 / full)).astype(np.uint8)
+        if isinstance(transparent, int):  # PNG's one transparent grey, which Pillow itself ignores at 16 bits
+            levels[part == transparent] = 255
+        return Image.fromarray(levels)
+
+    return _by_bands("L", picture.size, grey)
 
 
 def _has_holes(picture: Picture) -> bool:
@@ -421,7 +451,7 @@ def fit_image(image: Picture, size: int, multiple: int, mode: FitMode = "crop") 
 
     Padding repeats the picture's edge. A picture that already suits the model is not resampled.
     """
-    picture = as_rgb(image)
+    picture = _plain(image)
     fit = plan_fit(picture.size, size, multiple, mode)
     part = picture.crop(fit.box).resize(_size_of(fit.inner), Image.Resampling.BICUBIC)
     if part.size == fit.size:
@@ -463,7 +493,7 @@ def paste_back(
 
     Raises `ReinvertError` if a size does not match, a mask is not in 0..1, or `feather` is negative.
     """
-    background, picture = as_rgb(original), as_rgb(edited)
+    background, picture = _plain(original), _plain(edited)
     if background.size != fit.source_size:
         raise ReinvertError(
             f"the original is {_text(background.size)} but the fit was made for {_text(fit.source_size)}: "
@@ -476,10 +506,11 @@ def paste_back(
         )
     if feather < 0:
         raise ReinvertError(f"feather {feather} is negative: use 0 or more pixels.")
+    share = _fade(_share(mask, fit), feather)
     part = picture.crop(fit.inner).resize(_size_of(fit.box), Image.Resampling.BICUBIC)
-    foreground = background.copy()
-    foreground.paste(part, fit.box)
-    return Image.composite(foreground, background, _fade(_share(mask, fit), feather))
+    pasted = background.copy()
+    pasted.paste(part, fit.box, share if share.size == part.size else share.crop(fit.box))
+    return pasted
 
 
 def _share(mask: Picture | NDArray[Any] | None, fit: Fit) -> Picture:
@@ -519,12 +550,21 @@ def _fade(share: Picture, feather: int) -> Picture:
 
     Erosion sees the picture's own border as more of the same, so an edit that reaches it does not fade there.
     """
-    eroded = np.asarray(share)
-    total = eroded.astype(np.uint32)
-    for _ in range(feather):
-        eroded = _eroded(eroded)
-        total += eroded
-    return Image.fromarray((total // (feather + 1)).astype(np.uint8))
+    if feather == 0:
+        return share
+
+    def faded(box: Box) -> Picture:
+        left, top, right, bottom = box
+        above, below = min(feather, top), min(feather, share.height - bottom)  # rows that reach into the band
+        eroded = np.asarray(share.crop((left, top - above, right, bottom + below)))
+        total = eroded.astype(np.uint32)
+        for _ in range(feather):
+            eroded = _eroded(eroded)
+            total += eroded
+        levels = (total // (feather + 1)).astype(np.uint8)
+        return Image.fromarray(levels[above : len(levels) - below])
+
+    return _by_bands("L", share.size, faded)
 
 
 def _eroded(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -648,9 +688,10 @@ def picture_writer(image: Picture, path: str | os.PathLike[str]) -> Write:
     """What writes a picture as `save_image` does, for `write_together`."""
     target = Path(path)
     options = _save_options(target)
-    picture = image.copy() if image.mode == "L" else as_rgb(image)
+    picture = image.copy() if image.mode == "L" else _plain(image)
     profile = _rgb_profile(picture)
-    picture.info = {}  # Pillow would write some of it: a transparent colour, a comment
+    if picture is not image:
+        picture.info = {}  # Pillow would write some of it: a transparent colour, a comment
 
     def write(draft: Path) -> None:
         try:

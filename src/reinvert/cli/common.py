@@ -13,12 +13,12 @@ from PIL import Image
 from reinvert.cli.output import file_record, read_sidecar
 from reinvert.cli.progress import waiting
 from reinvert.cli.terminal import say
-from reinvert.cli.values import number, text, whole
+from reinvert.cli.values import number, positive, text, whole
 from reinvert.differences import psnr
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.trajectory import SUFFIX
-from reinvert.image import FitMode, open_image, to_image
+from reinvert.image import MAX_PIXELS, FitMode, open_image, to_image
 from reinvert.models import BUNDLED, check_device, check_dtype, check_name
 
 if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are answered before
@@ -62,6 +62,18 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=whole, metavar="N", help="for methods that draw noise [0]")
     parser.add_argument("--fit", choices=get_args(FitMode), help="how a picture that is not square is taken [crop]")
+    add_max_pixels(parser)
+
+
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """How large a picture may be that is opened."""
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        default=MAX_PIXELS,
+        help=f"refuse pictures of more, width times height [{MAX_PIXELS}]",
+    )
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ def open_given(args: argparse.Namespace) -> Given:
     args.seed = args.seed or 0
     path = Path(args.image)
     if not path.name.lower().endswith(".safetensors"):
-        picture = open_image(path)
+        picture = open_image(path, max_pixels=args.max_pixels)
         return Given(path, picture, None, args.source or _drawn_caption(path))
     for option in ("fit", "inversion"):
         if getattr(args, option, None) is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reinvert import recipes, registry
-from reinvert.cli.common import check_model_options, output_path, tell
+from reinvert.cli.common import add_max_pixels, check_model_options, output_path, tell
 from reinvert.cli.flags import flag_of
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, file_record, provenance, write_picture
 from reinvert.cli.progress import progress_bar, waiting
@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="NAME", help="a row of the comparison, or FILE.toml")
     parser.add_argument("--mask", metavar="FILE", help="for inpainting: redraw what is white in this picture")
     parser.add_argument("--seed", type=whole, metavar="N", help="of the noise [0]")
+    add_max_pixels(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 [auto]")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -70,8 +71,8 @@ def editor_of(args: argparse.Namespace) -> Trained:
 def run(args: argparse.Namespace) -> int:
     check_model_options(args)
     path = Path(args.image)
-    picture = open_image(path)
-    mask = None if args.mask is None else open_mask(args.mask)
+    picture = open_image(path, max_pixels=args.max_pixels)
+    mask = None if args.mask is None else open_mask(args.mask, max_pixels=args.max_pixels)
     editor = editor_of(args)
     if editor.needs_mask and mask is None:
         raise ReinvertError(f"{editor.name} needs a mask (--mask)")

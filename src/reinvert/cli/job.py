@@ -116,7 +116,7 @@ def open_job(args: argparse.Namespace) -> Job:
     if not args.target:
         raise ReinvertError('say what the picture is to show: --target "a dog sitting on a bench"')
     given = open_given(args)
-    mask = None if args.mask is None else open_mask(args.mask)
+    mask = None if args.mask is None else open_mask(args.mask, max_pixels=args.max_pixels)
     if mask is not None and given.picture is not None and mask.size != given.picture.size:
         raise ReinvertError(
             f"the mask is {mask.width}x{mask.height} but the picture is {given.picture.width}x{given.picture.height}; "

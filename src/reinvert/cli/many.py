@@ -22,7 +22,7 @@ from reinvert.files.edits import EditLine, read_edits
 
 OPENED: Final = (*PICTURE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 """Suffixes of what is taken of a folder."""
-APART: Final = ("images", "image", "list", "output", "quiet", "device", "command_line", "part")
+APART: Final = ("images", "image", "list", "output", "quiet", "device", "max_pixels", "command_line", "part")
 """Options that do not decide what a picture shows."""
 
 

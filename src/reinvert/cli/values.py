@@ -95,6 +95,14 @@ def whole(text: str) -> int:
         raise ArgumentTypeError(f"takes a whole number, not '{shown(text)}'") from error
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = whole(text)
+    if value < 1:
+        raise ArgumentTypeError(f"takes a whole number of at least 1, not '{shown(text)}'")
+    return value
+
+
 def share(text: str) -> float | tuple[float, float]:
     """A share of the run: "0.4" is its first 40 %, "0.2:0.9" what lies between."""
     try:
