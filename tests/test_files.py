@@ -22,6 +22,7 @@ from safetensors.torch import save
 import reinvert
 from reinvert import cli, recipes
 from reinvert.errors import ReinvertError
+from reinvert.text import Text
 from reinvert.trajectory import Trajectory
 
 EXAMPLES = int(os.environ.get("REINVERT_DAMAGED", "0")) or 15
@@ -257,7 +258,7 @@ def kept(tiny, picture) -> Trajectory:
             r"shape \[3, 512, 512\], and tiny-eps takes \[3, 16, 16\]",
         ),
         ({"path": torch.zeros(3, 1, 4, 16, 16)}, r"latents of shape \[4, 16, 16\]"),
-        ({"null": torch.zeros(1, 1, 16, 13)}, r"a null side of shape \[16, 13\], and tiny-eps takes \[16, 12\]"),
+        ({"null": Text(torch.zeros(1, 1, 16, 13))}, r"a null side of shape \[16, 13\], and tiny-eps takes \[16, 12\]"),
         ({"kept": {}}, "no tensor 'partner', and edict needs one of shape"),
         ({"kept": {"partner": torch.zeros(1, 1, 3, 16, 16)}}, "needs one of shape"),
         ({"kept": {"partner": torch.zeros(3, 1, 3, 16, 16), "x": torch.zeros(1, 1)}}, "'x', and edict needs none"),

@@ -121,7 +121,8 @@ def test_other_steps_are_refused(tiny, fitted) -> None:
 
 def test_another_guidance_than_the_null_text_was_fitted_to_is_refused(tiny, fitted, pair) -> None:
     with pytest.raises(ReinvertError, match=r"fitted to guidance 3 and falls apart at 7.5; edit with --guidance 3"):
-        reinvert.edit(tiny, fitted, target=TARGET)
+        reinvert.edit(tiny, fitted, target=TARGET, guidance=7.5)
+    assert reinvert.edit(tiny, fitted, target=TARGET).settings["guidance"] == 3.0  # where none is named
     for guidance in (1.0, 2.0):  # nothing was fitted here
         reinvert.reconstruct(tiny, pair, guidance=guidance)
 

@@ -143,16 +143,16 @@ class StableDiffusion:
                 torch.full((len(flat),), max(int(time), 0), device=x.device),
                 encoder_hidden_states=text.tokens.flatten(0, 1).to(self.dtype),
                 cross_attention_kwargs=carried,
-                added_cond_kwargs=self.conditions(flat, text),
+                **self.conditions(flat, text),
                 return_dict=False,
             )[0]
         finally:
             self._call = None
         return out.to(x.dtype).unflatten(0, x.shape[:2])
 
-    def conditions(self, x: Tensor, text: Text) -> dict[str, Any] | None:
-        """What the UNet is given beside latents [n, channel, h, w] and words."""
-        return None
+    def conditions(self, x: Tensor, text: Text) -> dict[str, Any]:
+        """Arguments that the UNet is given beside latents [n, channel, h, w] and words."""
+        return {}
 
     def split(self, x: Tensor, answer: Tensor, moment: Moment) -> Split:
         """See `Backbone.split`.

@@ -75,11 +75,12 @@ class StableDiffusionXL(StableDiffusion):
         return empty.map(torch.zeros_like) if self._zeros else empty
 
     def conditions(self, x: Tensor, text: Text) -> dict[str, Any]:
-        """What the UNet is given beside latents [n, channel, h, w] and words: `added_cond_kwargs`."""
+        """Arguments that the UNet is given beside latents [n, channel, h, w] and words: pooled text and sizes."""
         assert text.pooled is not None
         height, width = (side * self.factor for side in x.shape[-2:])
         sizes = torch.tensor([[height, width, 0, 0, height, width]], device=x.device, dtype=torch.float32)
-        return {"text_embeds": text.pooled.flatten(0, 1).to(self.dtype), "time_ids": sizes.expand(len(x), -1)}
+        pooled = text.pooled.flatten(0, 1).to(self.dtype)
+        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes.expand(len(x), -1)}}
 
     def _networks(self) -> tuple[torch.nn.Module, ...]:
         return (*super()._networks(), self.text_encoder_2)
