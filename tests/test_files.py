@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import tempfile
 from dataclasses import replace
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SOURCE, TARGET, make_picture
+from conftest import SOURCE, TARGET, TOKENS, make_picture
 from damage import Damage, Specimen, harm, holds
 from hypothesis import HealthCheck, given, settings
 from safetensors import safe_open
@@ -21,6 +22,7 @@ from safetensors.torch import save
 
 import reinvert
 from reinvert import cli, recipes
+from reinvert.backbones.loading import load_tokenizer
 from reinvert.errors import ReinvertError
 from reinvert.text import Text
 from reinvert.trajectory import Trajectory
@@ -283,3 +285,66 @@ def test_a_full_disk_is_told_with_the_file(kept, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def test_models(tiny_folder: Path) -> None:
+    """Loaded and asked for a prediction."""
+    names = ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
+    names = (*names, *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder")))
+    values = {name: json.loads((tiny_folder / name).read_text()) for name in names}
+    files = [path for path in tiny_folder.rglob("*") if path.is_file() and path.stat().st_size < 1_000_000]
+    raw = {str(path.relative_to(tiny_folder)): path.read_bytes() for path in files}
+
+    def read(folder: Path) -> None:
+        model = reinvert.load(folder, device="cpu", dtype="float32")
+        reinvert.edit(model, make_picture(0), source=SOURCE, target=TARGET, steps=2)
+
+    law(
+        Specimen("model", values, written, read, {n: b for n, b in raw.items() if n not in names}, tuple(raw)),
+        EXAMPLES // 2,
+    )
+
+
+def written(name: str, value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "sentence"),
+    [
+        ("model_index.json", {"unet": 5}, "model_index.json of .*: unet is 5; it takes a list of two, the library"),
+        ("model_index.json", {"unet": ["diffusers"]}, "unet is a list of 1; it takes a list of two"),
+        ("scheduler/scheduler_config.json", [1], "scheduler_config.json holds no JSON object"),
+        ("scheduler/scheduler_config.json", {"beta_start": "x"}, "beta_start is 'x'; it takes a number above 0"),
+        ("scheduler/scheduler_config.json", {"prediction_type": 3}, "prediction_type is 3; it takes text"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "x"}, "beta_schedule is 'x'; it takes one of linear,"),
+        ("unet/config.json", {"layers_per_block": 10**9}, "layers_per_block is 1000000000; it takes"),
+        ("unet/config.json", {"transformer_layers_per_block": 10**9}, "transformer_layers_per_block is more than 512"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 10**9}, "is 1000000000; its text encoder takes .* 16"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 0}, "model_max_length is 0; it takes a number from 1"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": -1}, "model_max_length is -1; it takes a number"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}, "model_max_length is 'x'; it takes a number"),
+        ("tokenizer/tokenizer_config.json", {"vocab": "/etc/passwd"}, "vocab is '/etc/passwd'; it takes nothing"),
+    ],
+)
+def test_a_models_configuration_is_held_against_its_description(tiny_folder, tmp_path, file, change, sentence) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    path = tmp_path / "m" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change if isinstance(change, dict) else change))
+    with pytest.raises(ReinvertError, match=sentence):
+        reinvert.load(tmp_path / "m", device="cpu")
+
+
+@pytest.mark.parametrize("length", [None, 10**30, 1000000000000000019884624838656])
+def test_a_tokenizer_without_a_length_takes_its_text_encoders(tiny_folder: Path, tmp_path: Path, length) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    path = tmp_path / "m" / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["model_max_length"]
+    path.write_text(json.dumps(config if length is None else config | {"model_max_length": length}))
+    model = reinvert.load(tmp_path / "m", device="cpu")
+    assert model.tokenizer.model_max_length == TOKENS
+    assert load_tokenizer(tmp_path / "m").model_max_length == TOKENS

@@ -6,7 +6,6 @@ run.
 
 from __future__ import annotations
 
-import json
 import logging
 import pkgutil
 import warnings
@@ -22,6 +21,7 @@ import torch
 
 from reinvert.backbones.base import Backbone, Family
 from reinvert.errors import ReinvertError
+from reinvert.files.model import check_network, prompt_length, read_index, read_scheduler
 from reinvert.models import BUNDLED, DTYPES, check_device, check_dtype, check_name
 
 
@@ -40,7 +40,7 @@ def load(
     """
     where, shown = pick_device(device), str(name)
     folder = _folder(shown, revision)
-    index = _json(folder / "model_index.json", shown)
+    index = read_index(folder, shown)
     family = family_of(index, shown)
     kind = pick_dtype(dtype, where, family.half)
     present = [part for part in family.parts if _class_of(index, part) is not None]
@@ -51,17 +51,24 @@ def load(
                 # Many VAEs overflow in float16; their configuration says so.
                 full = part == "vae" and kind == torch.float16 and cast(Any, loaded).config.get("force_upcast", True)
                 loaded.to(where, torch.float32 if full else kind)
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json", shown) if "scheduler" in index else {}
+    scheduler = read_scheduler(folder, shown) if "scheduler" in index else {}
     if shown not in BUNDLED and Path(name).exists():
         shown = Path(name).name
     options = {option: index[option] for option in family.options if option in index}
-    return family.open(parts | options, scheduler, shown)
+    try:
+        model = family.open(parts | options, scheduler, shown)
+        model.nothing(1)  # tokenizer and text encoder fit together
+    except ReinvertError:
+        raise
+    except Exception as error:  # a configuration that the libraries take and that makes no sense
+        raise ReinvertError(f"{shown} cannot be used: {_reason(error)}") from error
+    return model
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
     """The tokenizer of a model alone: enough to check and explain prompts, in a fraction of `load`'s time."""
     folder = _folder(str(name), revision)
-    index = _json(folder / "model_index.json", str(name))
+    index = read_index(folder, str(name))
     family_of(index, str(name))
     with _quiet():
         return _component(folder, "tokenizer", index, str(name), torch.float32)
@@ -131,16 +138,6 @@ def _download(name: str, revision: str | None) -> Path:
         raise ReinvertError(
             f"{name!r} is not in the local cache and the Hub cannot be reached; give a local folder, or try online"
         ) from error
-
-
-def _json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        missing = path.relative_to(path.parents[1]) if path.parent.name in component_folders() else path.name
-        raise ReinvertError(f"{name} is not a complete model in diffusers format: {missing} is missing") from error
-    except (OSError, ValueError) as error:
-        raise ReinvertError(f"{name} is not a model in diffusers format: {path.name} cannot be read") from error
 
 
 # --- families --------------------------------------------------------------------------------------------------------
@@ -216,7 +213,11 @@ def _component(folder: Path, part: str, index: Mapping[str, Any], name: str, dty
     stem = "model" if library.__name__ == "transformers" else "diffusion_pytorch_model"
     try:
         if "Tokenizer" in made:
-            return getattr(library, made).from_pretrained(path)
+            length = prompt_length(folder, name, part, part.replace("tokenizer", "text_encoder"))
+            tokenizer: Any = getattr(library, made).from_pretrained(path, local_files_only=True)
+            tokenizer.model_max_length = length or tokenizer.model_max_length
+            return tokenizer
+        check_network(folder, part, name)
         variant = None if list(path.glob(f"{stem}*.safetensors")) != list(path.glob("*.fp16*.safetensors")) else "fp16"
         if not list(path.glob("*.safetensors")):
             raise ReinvertError(
@@ -230,8 +231,12 @@ def _component(folder: Path, part: str, index: Mapping[str, Any], name: str, dty
     except ReinvertError:
         raise
     except Exception as error:  # whatever a broken file makes the libraries raise
-        reason = " ".join(str(error).split())[:160]
-        raise ReinvertError(f"the {part} of {name} cannot be loaded: {reason}") from error
+        raise ReinvertError(f"the {part} of {name} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, on one line; the kind of error where it says nothing."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 @contextmanager

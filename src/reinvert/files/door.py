@@ -284,6 +284,8 @@ def _wrong(kind: type[Entry], value: Any, error: ValidationError, name: str) -> 
         return f"{name} has an unknown entry '{shown(label)}'; {hint}"
     if "[key]" in found["loc"]:
         return f"{name}: {shown(label)} is no key that can be used{because}"
+    if not path and because:
+        return f"{name}: {because.strip(' ()')}"
     if not path:
         return f"{name} is {_kind_of(item)}, not {taken_by(kind)}"
     wanted = taken_of(field) if field is not None else str(found["msg"])
