@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+import reinvert
 from reinvert import registry
 from reinvert.errors import ReinvertError
 from reinvert.image import save_image, to_image
@@ -609,3 +610,17 @@ def test_the_registry_knows_them() -> None:
     assert registry.make("trained", "instruct_pix2pix", {"image_guidance": 2.0}) == InstructPix2Pix(image_guidance=2.0)
     with pytest.raises(ReinvertError, match=r"there is no trained editor 'pix2pix'; did you mean .*instruct_pix2pix"):
         registry.find("trained", "pix2pix")
+
+
+def test_the_verb_takes_a_folder_a_pipeline_and_every_form_of_a_picture(eight, picture):
+    asked = {"steps": 2, "image_guidance": 1.0}
+    by_folder = reinvert.instruct(str(eight), np.asarray(picture), "make it red", **asked)
+    editor = InstructPix2Pix(model=str(eight), **asked)
+    by_pipe = reinvert.instruct(editor.load("cpu"), picture, "make it red", editor=editor)
+    assert by_folder.image.tobytes() == by_pipe.image.tobytes()
+    assert repr(by_pipe).startswith("TrainedResult(")
+    assert by_pipe._repr_png_()[:4] == b"\x89PNG"
+    with pytest.raises(ReinvertError, match="takes no more"):
+        reinvert.instruct(None, picture, "make it red", editor=editor, steps=3)
+    with pytest.raises(ReinvertError, match="is no picture"):
+        reinvert.instruct(editor.load("cpu"), None, "make it red", editor=editor)

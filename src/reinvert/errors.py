@@ -1,10 +1,12 @@
-"""The one exception that reinvert raises for what a user can put right."""
+"""The one exception that reinvert raises for what a user can put right, and its warnings."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import sys
 import unicodedata
+import warnings
 from collections.abc import Iterable
 
 
@@ -36,6 +38,21 @@ class ReinvertError(ValueError):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(one_line(sentence))
+
+
+class ReinvertWarning(UserWarning):
+    """Something that was done, but perhaps not as meant: one sentence, shown with the standard `warnings`.
+
+    `warnings.simplefilter("ignore", reinvert.ReinvertWarning)` silences them, `"error"` makes exceptions of them.
+    """
+
+
+def warn(sentence: str) -> None:
+    """Warn of something, at the line of the caller's own code that called into reinvert."""
+    depth, frame = 2, sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "reinvert":
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(one_line(sentence), ReinvertWarning, stacklevel=depth)
 
 
 class NonFiniteError(ReinvertError):

@@ -23,6 +23,7 @@ from importlib.metadata import entry_points
 from itertools import pairwise
 from typing import Any, Literal, cast
 
+from reinvert.display import line
 from reinvert.errors import ReinvertError
 from reinvert.files import check_value, shown
 from reinvert.pages import Page, read_page
@@ -48,7 +49,7 @@ class Argument:
     help: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Method:
     """What `reinvert methods` shows: one sentence, the papers (title, year, arXiv id), needs and arguments.
 
@@ -63,6 +64,17 @@ class Method:
     arguments: tuple[Argument, ...]
     when: str = ""
     title: str = ""
+
+    def __repr__(self) -> str:
+        return line("Method", self.name, self.group, f"'{self.title}'")
+
+
+def methods(group: str | None = None) -> tuple[Method, ...]:
+    """Every registered method, or those of a group ("inversions", "editors", "trained"); none is imported for it."""
+    groups: list[Group] = [each for each in _BASES if group is None or group == each]
+    if not groups:
+        raise ReinvertError(f"there is no group '{shown(group)}'; the groups are {', '.join(_BASES)}")
+    return tuple(describe(each, name) for each in groups for name in names(each))
 
 
 def names(group: Group) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from reinvert import registry
 from reinvert.anchor import Anchor
 from reinvert.backbones.base import Backbone, Fingerprint
+from reinvert.display import line, quoted, table
 from reinvert.errors import ReinvertError
 from reinvert.files import refusal, shown
 from reinvert.files.trajectory import FORMAT, SUFFIX, TrajectoryHeader, read_header
@@ -58,7 +59,7 @@ class Method(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trajectory:
     """An inverted batch of cases.
 
@@ -88,8 +89,28 @@ class Trajectory:
     times: tuple[Time, ...] = ()
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     source_guidance: float | None = None
-    method: Method | None = field(default=None, compare=False, repr=False)
-    stepper: Step | None = field(default=None, compare=False, repr=False)
+    method: Method | None = field(default=None, compare=False)
+    stepper: Step | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.path.shape[2:]))
+        return line("Trajectory", quoted(self.prompts), self.inversion, f"{self.walked} steps", f"latents {size}")
+
+    def _repr_html_(self) -> str:
+        size, settings = (
+            "x".join(map(str, self.path.shape[2:])),
+            ", ".join(f"{k}={v}" for k, v in self.settings.items()),
+        )
+        rows = {
+            "source": quoted(self.prompts),
+            "inversion": f"{self.inversion}({settings})",
+            "steps": f"{self.walked} of {self.steps}",
+            "fitted to guidance": self.guidance,
+            "latents": f"{size}, {self.path.dtype}".replace("torch.", ""),
+            "model": self.info.get("model"),
+            "seed": self.info.get("seed"),
+        }
+        return table("Trajectory", rows)
 
     @property
     def walked(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, overload
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reinvert import registry
 from reinvert.backbones.base import Backbone
+from reinvert.display import line, png, quoted
 from reinvert.editors.base import Case, Editor, bind_all
 from reinvert.editors.local_blend import LocalBlend
 from reinvert.editors.p2p import P2P
@@ -29,6 +30,7 @@ from reinvert.image import (
     Fit,
     FitMode,
     Picturelike,
+    contact_sheet,
     fit_image,
     fit_mask,
     is_picture,
@@ -68,7 +70,7 @@ _TYPES: Mapping[str, Any] = {
 """What the arguments of the verbs take that have a plain type."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """One edited picture.
 
@@ -80,7 +82,7 @@ class Result:
 
     images: tuple[Picture, ...]
     reconstruction: Picture
-    latents: Tensor = field(repr=False)
+    latents: Tensor
     forwards: int
     backwards: int
     seconds: float
@@ -90,6 +92,23 @@ class Result:
     @property
     def image(self) -> Picture:
         return self.images[0]
+
+    def __repr__(self) -> str:
+        how = [self.settings["inversion"]["name"], *(editor["name"] for editor in self.settings["editors"])]
+        size, spent = "x".join(map(str, self.image.size)), f"{self.forwards} forwards, {self.seconds:g} s"
+        return line(
+            "Result", quoted(tuple(self.settings["target"]) or (self.settings["source"],)), size, " + ".join(how), spent
+        )
+
+    def _repr_png_(self) -> bytes:
+        """The reconstruction and the edits side by side."""
+        edits = (
+            []
+            if self.images == (self.reconstruction,)
+            else list(zip(self.settings["target"], self.images, strict=True))
+        )
+        titles = ["reconstruction", *(target for target, _ in edits)]
+        return png(contact_sheet([[self.reconstruction, *(image for _, image in edits)]], column_titles=titles))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,26 @@ import torch
 from torch import Tensor
 
 from reinvert.backbones.base import Fingerprint
+from reinvert.display import line, table
+
+
+def model_line(model: Any) -> str:
+    """A model's `__repr__`."""
+    dtype, side = str(model.dtype).removeprefix("torch."), model.image_size
+    return line(type(model).__name__, f"'{model.name}'", f"{side}x{side}", model.device, dtype)
+
+
+def model_table(model: Any) -> str:
+    """A model's `_repr_html_`."""
+    count = sum(weight.numel() for weight in model.network.parameters())
+    rows = {
+        "kind": type(model).__name__,
+        "network": f"{count / 1e6:,.1f} M parameters",
+        "usual size": f"{model.image_size}x{model.image_size} pixels, a multiple of {model.multiple}",
+        "usual steps, guidance": f"{model.usual.steps}, {model.usual.guidance:g}",
+        "device, dtype": f"{model.device}, {str(model.dtype).removeprefix('torch.')}",
+    }
+    return table(model.name, rows)
 
 
 class Encoded(NamedTuple):

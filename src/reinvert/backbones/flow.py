@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reinvert.backbones.attention import ruled
 from reinvert.backbones.base import Fingerprint, Tally, Usual
-from reinvert.backbones.components import fingerprint, vae_decode, vae_encode, vae_factor
+from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.joint import CarriedJoint, joint_layers, ruled_joint
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Layer
@@ -73,6 +73,12 @@ class FlowTransformer:
         self._picture_first = picture_first
         self._attending = False
         self._call: Call | None = None
+
+    def __repr__(self) -> str:
+        return model_line(self)
+
+    def _repr_html_(self) -> str:
+        return model_table(self)
 
     @property
     def network(self) -> torch.nn.Module:

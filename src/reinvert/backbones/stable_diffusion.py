@@ -24,7 +24,7 @@ from torch import Tensor
 from reinvert.backbones import tiny
 from reinvert.backbones.attention import Carried, attention_layers, ruled
 from reinvert.backbones.base import Family, Fingerprint, Tally, Usual
-from reinvert.backbones.components import fingerprint, vae_decode, vae_encode, vae_factor
+from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
@@ -77,6 +77,12 @@ class StableDiffusion:
         self._layers = attention_layers(unet)
         self._attending = False
         self._call: Call | None = None
+
+    def __repr__(self) -> str:
+        return model_line(self)
+
+    def _repr_html_(self) -> str:
+        return model_table(self)
 
     @property
     def network(self) -> torch.nn.Module:

@@ -13,9 +13,8 @@ from reinvert.errors import ReinvertError
 from reinvert.files import read_text, shown
 from reinvert.picturebook.caption import read_caption, read_scene, scene_json
 from reinvert.picturebook.draw import SIZE, draw
+from reinvert.picturebook.picture import check_size
 from reinvert.picturebook.scene import Scene, sample_scene
-
-LARGEST = 4096
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not 16 <= args.size <= LARGEST:
-        raise ReinvertError(f"--size is a number of pixels from 16 to {LARGEST}, not {args.size}")
+    check_size(args.size, "--size")
     output = output_path(args, "scene.png")
     check_outputs([output], [_scene_file(args.scene)], PICTURE_SUFFIXES)
     scene = chosen_scene(args)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from reinvert import __version__
 from reinvert.cli.terminal import say
-from reinvert.errors import ReinvertError, meant
+from reinvert.errors import ReinvertError, ReinvertWarning, meant
 from reinvert.files import shown
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -192,9 +192,15 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"reinvert: {message}", error=True)
+
+
 def _hush() -> None:
     """The libraries' notices about optional packages and deprecations are not for our users."""
     warnings.simplefilter("ignore")
+    warnings.simplefilter("always", ReinvertWarning)
+    warnings.showwarning = _show  # `main` puts it back
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     logging.getLogger("torch").setLevel(logging.ERROR)

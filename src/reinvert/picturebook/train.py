@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +41,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from reinvert.picturebook.draw import SIZE, draw
 from reinvert.picturebook.scene import Scene, held_out, sample_scene
 from reinvert.picturebook.tokenizer import build_tokenizer
+
+LOG = logging.getLogger(__name__)
 
 Untyped: TypeAlias = Any
 """Networks of diffusers and transformers, whose own types say too little (tuples of one, no `latent_dist`)."""
@@ -195,7 +199,7 @@ class Stage:
             if now - shown > 20:
                 mean = sum(self.losses[-200:]) / len(self.losses[-200:])
                 done = f"step {self.step}, {self.progress:.1%}, {self.elapsed:.0f} s"
-                print(f"{name}: {done}, loss {mean:.4f}", flush=True)
+                LOG.info(f"{name}: {done}, loss {mean:.4f}")
                 shown = now
             if now - saved > every_s:
                 self.save()
@@ -472,7 +476,7 @@ def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device
     pictures = render_all(scenes, recipe.size, out / "pictures.npy")
     vae = train_vae(recipe, pictures, out, vae_minutes * 60, device, rank)
     if rank == 0:
-        print(f"VAE round trip: {psnr(vae, pictures[:256], device):.2f} dB", flush=True)
+        LOG.info(f"VAE round trip: {psnr(vae, pictures[:256], device):.2f} dB")
     count = dist.get_world_size() if dist.is_initialized() else 1
     encode_share(vae, pictures, out, device, rank, count)
     wait_for_all()
@@ -486,13 +490,18 @@ def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device
     )
     polish_decoder(recipe, vae, pictures, out, decoder_minutes * 60, device, rank)
     if rank == 0:
-        print(f"VAE round trip after polishing: {psnr(vae, pictures[:256], device):.2f} dB", flush=True)
+        LOG.info(f"VAE round trip after polishing: {psnr(vae, pictures[:256], device):.2f} dB")
         export(out / "model", vae, text_encoder, unet, tokenizer)
         (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
-        print(f"wrote {out / 'model'}", flush=True)
+        LOG.info(f"wrote {out / 'model'}")
+
+
+def _show_log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 
 
 def _process(rank: int, count: int, folder: str, job: tuple[Recipe, Path, tuple[float, float, float]]) -> None:
+    _show_log()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
     train(*job, torch.device("cpu"))
@@ -509,6 +518,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=Recipe.scenes)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    _show_log()
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(scenes=args.scenes, seed=args.seed)

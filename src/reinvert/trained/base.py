@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from reinvert.backbones import loading
+from reinvert.display import line, png
 from reinvert.errors import ReinvertError
 from reinvert.files import check_value
 from reinvert.files.door import Seed
@@ -31,7 +32,7 @@ from reinvert.inversions.base import Progress
 Watch = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedResult:
     """One edited picture. `forwards` counts single-sample evaluations of the network, `seconds` is the wall clock of
     the edit (loading not included), `settings` says how it was made."""
@@ -40,6 +41,13 @@ class TrainedResult:
     forwards: int
     seconds: float
     settings: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        size, name = "x".join(map(str, self.image.size)), self.settings["trained"]["name"]
+        return line("TrainedResult", size, name, f"{self.forwards} forwards, {self.seconds:g} s")
+
+    def _repr_png_(self) -> bytes:
+        return png(self.image)
 
 
 @dataclass(frozen=True)
