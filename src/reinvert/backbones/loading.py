@@ -20,8 +20,9 @@ from typing import Any, cast
 import torch
 
 from reinvert.backbones.base import Backbone, Family
+from reinvert.backbones.weights import read_network
 from reinvert.errors import ReinvertError
-from reinvert.files.model import check_network, prompt_length, read_index, read_scheduler
+from reinvert.files.model import prompt_length, read_index, read_scheduler
 from reinvert.models import BUNDLED, DTYPES, check_device, check_dtype, check_name
 
 
@@ -38,6 +39,19 @@ def load(
     `revision` may name a branch, tag or commit). `device` "auto" takes CUDA, then MPS, then the CPU; `dtype` "auto" is
     float16 on CUDA and float32 elsewhere. Raises `ReinvertError` with one sentence for anything that is missing.
     """
+    model = open_model(name, device, dtype, revision=revision)
+    check_inputs(model, str(name))
+    return model
+
+
+def open_model(
+    name: str | Path,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    *,
+    revision: str | None = None,
+) -> Backbone:
+    """`load` without asking whether the network takes latents alone: trained editors have networks that take more."""
     where, shown = pick_device(device), str(name)
     folder = _folder(shown, revision)
     index = read_index(folder, shown)
@@ -51,6 +65,7 @@ def load(
                 # Many VAEs overflow in float16; their configuration says so.
                 full = part == "vae" and kind == torch.float16 and cast(Any, loaded).config.get("force_upcast", True)
                 loaded.to(where, torch.float32 if full else kind)
+    check_vocabularies(parts, shown)
     scheduler = read_scheduler(folder, shown) if "scheduler" in index else {}
     if shown not in BUNDLED and Path(name).exists():
         shown = Path(name).name
@@ -63,6 +78,47 @@ def load(
     except Exception as error:  # a configuration that the libraries take and that makes no sense
         raise ReinvertError(f"{shown} cannot be used: {_reason(error)}") from error
     return model
+
+
+def check_inputs(model: Backbone, name: str) -> None:
+    """Raise `ReinvertError` if the network reads something beside the latents, as a trained editor's does."""
+    network, vae = getattr(model.network, "config", None), getattr(getattr(model, "vae", None), "config", None)
+    if network is None or vae is None:
+        return  # of a family from outside, which knows for itself
+    taken, latent = int(network.in_channels), int(vae.latent_channels)
+    if model.flow:
+        # A transformer may read latents in packs; what it gives back has as many channels as it reads.
+        latent = int(network.out_channels or taken)
+    if taken == latent:
+        return
+    whose = f"{name} takes {taken} input channels, and its latents have {latent}: it was trained to"
+    if taken == 2 * latent + 1:
+        raise ReinvertError(
+            f"{whose} redraw what a mask covers; use it with `reinvert instruct PICTURE TEXT --editor inpainting "
+            f"--mask FILE --model {name}`"
+        )
+    if taken == 2 * latent:
+        raise ReinvertError(
+            f"{whose} follow instructions; use it with `reinvert instruct PICTURE TEXT --editor instruct_pix2pix "
+            f"--model {name}`"
+        )
+    raise ReinvertError(f"{whose} read something beside them, which reinvert does not know; take another model")
+
+
+def check_vocabularies(parts: Mapping[str, Any], name: str) -> None:
+    """Raise `ReinvertError` if a tokenizer has words that its text encoder has no embedding for."""
+    for part, tokenizer in parts.items():
+        encoder = parts.get(part.replace("tokenizer", "text_encoder"))
+        if not part.startswith("tokenizer") or encoder is None:
+            continue
+        words = 1 + max(tokenizer.get_vocab().values(), default=-1)
+        known = int(encoder.get_input_embeddings().num_embeddings)
+        if words > known:
+            raise ReinvertError(
+                f"the {part} of {name} has {words:,} words, but its text encoder has embeddings for {known:,}: a "
+                "textual inversion that was added to one of them only; add it to both, or take the tokenizer it "
+                "came with"
+            )
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
@@ -209,25 +265,14 @@ def _component(folder: Path, part: str, index: Mapping[str, Any], name: str, dty
     path, made = folder / part, str(_class_of(index, part))
     if not path.is_dir():
         raise ReinvertError(f"{name} is not a complete model in diffusers format: the folder {part} is missing")
-    library = import_module(index[part][0] if index[part][0] in ("diffusers", "transformers") else "diffusers")
-    stem = "model" if library.__name__ == "transformers" else "diffusion_pytorch_model"
     try:
         if "Tokenizer" in made:
+            library = import_module("transformers")
             length = prompt_length(folder, name, part, part.replace("tokenizer", "text_encoder"))
             tokenizer: Any = getattr(library, made).from_pretrained(path, local_files_only=True)
             tokenizer.model_max_length = length or tokenizer.model_max_length
             return tokenizer
-        check_network(folder, part, name)
-        variant = None if list(path.glob(f"{stem}*.safetensors")) != list(path.glob("*.fp16*.safetensors")) else "fp16"
-        if not list(path.glob("*.safetensors")):
-            raise ReinvertError(
-                f"{name} has no safetensors weights in {part}; reinvert never loads pickles, so save it again with "
-                "safe_serialization=True"
-            )
-        slow = {} if library.__name__ == "transformers" else {"low_cpu_mem_usage": False}
-        return getattr(library, made).from_pretrained(
-            path, torch_dtype=dtype, use_safetensors=True, variant=variant, **slow
-        )
+        return read_network(folder, part, (index[part][0], made), name, dtype)
     except ReinvertError:
         raise
     except Exception as error:  # whatever a broken file makes the libraries raise
