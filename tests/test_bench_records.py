@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from conftest import make_picture
 from PIL import Image
 
+from reinvert.bench import records as records_module
 from reinvert.bench.records import (
     Claims,
     Record,
@@ -230,3 +232,56 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path, text: str) -> None
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ReinvertError, match="choose another folder"):
         read_about(tmp_path)
+
+
+# --- every system ------------------------------------------------------------------------------------------------
+
+
+def test_no_module_of_one_system_is_imported() -> None:
+    source = Path(records_module.__file__).parent.parent
+    for path in source.rglob("*.py"):
+        imported = re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not {"fcntl", "resource", "pwd", "grp", "termios", "msvcrt", "winreg"} & set(imported), path
+
+
+def test_what_a_killed_process_left_is_not_running(tmp_path: Path) -> None:
+    def body() -> None:
+        with running(tmp_path):
+            os.write(write, b"1")
+            time.sleep(60)
+
+    read, write = os.pipe()
+    child = forked(body)
+    assert os.read(read, 1) == b"1"
+    assert is_running(tmp_path)
+    os.kill(child, signal.SIGKILL)
+    ended(child)
+    assert list((tmp_path / "running").iterdir())
+    assert not is_running(tmp_path)
+    assert not list((tmp_path / "running").iterdir())
+
+
+def test_claims_that_are_dropped_leave_no_files(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    assert claims.take(["a", "b"])
+    claims.drop(["a", "b"])
+    assert not list((tmp_path / "claims").iterdir())
+
+
+def test_many_processes_take_a_cell_one_at_a_time(tmp_path: Path) -> None:
+    """Also while the files of claims come and go: whoever has it finds nobody else in it."""
+
+    def body() -> None:
+        claims, done = Claims(tmp_path), 0
+        while done < 30:
+            if claims.take(["a"]):
+                try:
+                    (tmp_path / "inside").touch(exist_ok=False)
+                    (tmp_path / "inside").unlink()
+                except OSError:
+                    os._exit(1)
+                claims.drop(["a"])
+                done += 1
+
+    for child in [forked(body) for _ in range(4)]:
+        assert ended(child) == 0

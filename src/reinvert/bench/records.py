@@ -4,7 +4,9 @@
     DIR/records.jsonl        one line per finished cell, appended once its picture is in place
     DIR/images/ROW/CASE.png  the pictures, lossless
     DIR/drafts/KEY.png       a picture that is being written, moved when it is whole
-    DIR/claims.lock          one byte per cell in work, locked by the process that does it
+    DIR/claims/KEY.lock      a cell in work, locked by the process that does it
+    DIR/running/ID.lock      a process that works at the run, locked by it
+    DIR/records.lock         locked while a line is appended
 
 Nothing here is ever rewritten but `run.json`, so that a run can be killed at any instant, and several processes can
 share a folder, also on several machines where the file system hands out locks.
@@ -12,17 +14,17 @@ share a folder, also on several machines where the file system hands out locks.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import math
 import os
+import uuid
 from collections.abc import Collection, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
+from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
 from reinvert.errors import ReinvertError
@@ -30,7 +32,7 @@ from reinvert.image import as_rgb, atomic_write
 
 RECORDS: Final = "records.jsonl"
 ABOUT: Final = "run.json"
-IMAGES, DRAFTS, CLAIMS, RUNNING = "images", "drafts", "claims.lock", "running.lock"
+IMAGES, DRAFTS, CLAIMS, RUNNING = "images", "drafts", "claims", "running"
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class Records:
         text = "".join(json.dumps(_plain(record.told), ensure_ascii=False) + "\n" for record in records).encode()
         if not text:
             return
-        with self.path.open("ab+", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # one writer at a time, or two could end the same torn line
+        one_writer = FileLock(self.path.with_suffix(".lock"))  # or two could end the same torn line
+        with one_writer, self.path.open("ab+", buffering=0) as file:
             if file.seek(0, os.SEEK_END) > 0:
                 file.seek(-1, os.SEEK_END)
                 text = text if file.read(1) == b"\n" else b"\n" + text
@@ -145,55 +147,66 @@ def _plain(value: Any) -> Any:
 class Claims:
     """Which cells this process works at. The kernel drops a process's claims when it dies, however it dies.
 
-    A claim is a lock on one byte of a file, at the key's own offset: no litter, no clocks, no names of processes. (Two
-    keys of one offset would only wait for each other.) Locks belong to the process and are not inherited by a fork.
+    A claim is a lock on a file of its own, which goes with it: no clocks, no names of processes.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._file = (Path(folder) / CLAIMS).open("ab")
+        self._folder = Path(folder) / CLAIMS
+        self._held: dict[str, BaseFileLock] = {}
 
     def take(self, keys: Collection[str]) -> bool:
         """Claim all of these cells, or none of them if another process has one."""
+        self._folder.mkdir(exist_ok=True)
         taken: list[str] = []
         for key in sorted(set(keys)):
+            lock = FileLock(self._folder / f"{key}.lock", thread_local=False)
             try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(key))
-            except (BlockingIOError, PermissionError):
+                lock.acquire(blocking=False)
+            except Timeout:
                 self.drop(taken)
                 return False
+            self._held[key] = lock
             taken.append(key)
         return True
 
     def drop(self, keys: Iterable[str]) -> None:
         for key in keys:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _offset(key))
+            if key in self._held:
+                _release(self._held.pop(key))
 
     def close(self) -> None:
         """Drop everything."""
-        self._file.close()
+        self.drop(list(self._held))
 
 
-def _offset(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 2  # below 2 ** 62, which every system takes
+def _release(lock: BaseFileLock) -> None:
+    """Let go of a lock and of its file. Who has opened the file meanwhile finds it gone, and opens a new one."""
+    with suppress(OSError):  # Windows removes no open file; it goes with the next claim, or stays, empty
+        os.unlink(lock.lock_file)  # noqa: PTH108
+    lock.release()
 
 
 @contextmanager
 def running(folder: Path) -> Generator[None]:
     """While this is open, `is_running` says so, in every process."""
-    with (folder / RUNNING).open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    (folder / RUNNING).mkdir(exist_ok=True)
+    lock = FileLock(folder / RUNNING / f"{uuid.uuid4().hex}.lock", thread_local=False)
+    lock.acquire()
+    try:
         yield
+    finally:
+        _release(lock)
 
 
 def is_running(folder: Path) -> bool:
     """Whether some process works at this run."""
-    if not (folder / RUNNING).is_file():
-        return False
-    with (folder / RUNNING).open("ab") as file:
+    for path in sorted((folder / RUNNING).glob("*.lock")):
+        lock = FileLock(path)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(blocking=False)
+        except Timeout:
             return True
+        _release(lock)  # a process that was killed has left it
     return False
 
 

@@ -9,7 +9,6 @@ again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -21,6 +20,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from reinvert import __version__
@@ -237,12 +237,15 @@ def score_run(
 @contextmanager
 def _alone(path: Path) -> Generator[None]:
     """Hold the lock on a score file; the kernel lets go of it when a process dies."""
-    with path.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ReinvertError(f"another process is writing {path.name}; wait until it is done") from error
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ReinvertError(f"another process is writing {path.name}; wait until it is done") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _append(path: Path, told: Sequence[Mapping[str, Any]]) -> None:
