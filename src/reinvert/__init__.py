@@ -29,6 +29,8 @@ The verbs take one picture or a list, and every argument of the methods that the
 `ValueError`) of one sentence; what is worth knowing is a `ReinvertWarning` of the standard `warnings`. Nothing is
 printed.
 
+One model may be used from several threads: edits wait for each other (`busy="raise"` of `load`: a `BusyError`).
+
 On the command line: `reinvert --help`.
 """
 
@@ -39,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reinvert.backbones import load
-    from reinvert.errors import NonFiniteError, ReinvertError, ReinvertWarning
+    from reinvert.errors import BusyError, NonFiniteError, ReinvertError, ReinvertWarning
     from reinvert.inversions.base import Progress
     from reinvert.picturebook.picture import draw
     from reinvert.registry import methods
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from reinvert.verbs import Result, edit, invert, reconstruct
 
 __all__ = [
+    "BusyError",
     "NonFiniteError",
     "Progress",
     "ReinvertError",
@@ -66,6 +69,7 @@ __version__ = "0.2.0"
 
 # torch takes seconds to import; whoever only wants `reinvert --help` or the version does not wait for it.
 _HOME = {
+    "BusyError": "reinvert.errors",
     "NonFiniteError": "reinvert.errors",
     "Progress": "reinvert.inversions.base",
     "ReinvertError": "reinvert.errors",

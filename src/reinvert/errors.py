@@ -55,6 +55,13 @@ def warn(sentence: str) -> None:
     warnings.warn(one_line(sentence), ReinvertWarning, stacklevel=depth)
 
 
+class BusyError(ReinvertError):
+    """Another thread is working on the model, which was loaded with `busy="raise"`."""
+
+    def __init__(self) -> None:
+        super().__init__('another thread is working on this model; try again later, or load it with busy="wait"')
+
+
 class NonFiniteError(ReinvertError):
     """A latent became infinite or NaN; the message names the step, who was walking and what to try."""
 

@@ -193,7 +193,7 @@ def walk(
         live = anchor.live(branches, moment) if anchor else branches
         predict = Predictor(model, conditioning, guidance, hooks, live)
         before = state
-        with model.attending(hooks.features()):
+        with model.lock, model.attending(hooks.features()):
             state = step(state, predict, moment)
             if anchor:
                 state = anchor.pull(before, state, predict, step, moment)

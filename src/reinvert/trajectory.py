@@ -22,6 +22,7 @@ from torch import Tensor
 from reinvert import registry
 from reinvert.anchor import Anchor
 from reinvert.backbones.base import Backbone, Fingerprint
+from reinvert.backbones.lock import exclusive
 from reinvert.display import line, quoted, table
 from reinvert.errors import ReinvertError
 from reinvert.files import refusal, shown
@@ -146,6 +147,7 @@ class Trajectory:
         null = None if self.null is None else self.null.map(lambda tensor: tensor.to(model.device))
         return Conditioning(text, model.nothing(cases), null, self.null_for_targets)
 
+    @exclusive
     def walk(
         self,
         model: Backbone,

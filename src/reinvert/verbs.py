@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reinvert import registry
 from reinvert.backbones.base import Backbone
+from reinvert.backbones.lock import exclusive
 from reinvert.display import line, png, quoted
 from reinvert.editors.base import Case, Editor, bind_all
 from reinvert.editors.local_blend import LocalBlend
@@ -120,6 +121,7 @@ class Prepared:
     pictures: tuple[Picture, ...]
 
 
+@exclusive
 def prepare(
     model: Backbone, pictures: Sequence[Picturelike], fit: FitMode = "crop", max_pixels: int = MAX_PIXELS
 ) -> Prepared:
@@ -132,6 +134,7 @@ def prepare(
     return Prepared(latents, tuple(f for _, f in fitted), tuple(picture for picture, _ in fitted))
 
 
+@exclusive
 def invert(
     model: Backbone,
     image: Picturelike | Sequence[Picturelike],
@@ -166,6 +169,7 @@ def edit(model: Backbone, image: Picturelike, *, target: str | Sequence[str], **
 def edit(model: Backbone, image: Pictures, *, target: str | Sequence[str], **options: Any) -> list[Result]: ...
 @overload
 def edit(model: Backbone, image: Trajectory, *, target: str | Sequence[str], **options: Any) -> Any: ...
+@exclusive
 def edit(
     model: Backbone,
     image: Picturelike | Sequence[Picturelike] | Trajectory,
@@ -263,6 +267,7 @@ def reconstruct(model: Backbone, image: Picturelike, source: str, **options: Any
 def reconstruct(model: Backbone, image: Pictures, source: Sequence[str], **options: Any) -> list[Result]: ...
 @overload
 def reconstruct(model: Backbone, image: Trajectory, source: str | None = None, **options: Any) -> Any: ...
+@exclusive
 def reconstruct(
     model: Backbone,
     image: Picturelike | Sequence[Picturelike] | Trajectory,
@@ -353,6 +358,7 @@ def _plain(number: Any) -> Any:
 # --- the parts ---------------------------------------------------------------------------------------------------
 
 
+@exclusive
 def prepared_edit(
     model: Backbone,
     trajectory: Trajectory,

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from reinvert.backbones.lock import ModelLock
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import Level, Moment, Split, Time
 from reinvert.text import Text
@@ -77,6 +78,8 @@ class Backbone(Protocol):
     words: Words
     """Where the words of a prompt lie among its tokens."""
     tally: Tally
+    lock: ModelLock
+    """Held by the thread that works on the model."""
     image_size: int
     """Usual height and width of a picture, in pixels."""
     multiple: int

@@ -23,6 +23,7 @@ from reinvert.backbones.attention import ruled
 from reinvert.backbones.base import Fingerprint, Tally, Usual
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.joint import CarriedJoint, joint_layers, ruled_joint
+from reinvert.backbones.lock import ModelLock
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Layer
 from reinvert.level import Level, Moment, Split, Time
@@ -56,7 +57,7 @@ class FlowTransformer:
             network.requires_grad_(False).eval()
         self.transformer, self.vae, self.patch = transformer, vae, patch
         self._encoders = tuple(encoders)
-        self.name, self.tally, self.usual = name, Tally(), usual
+        self.name, self.tally, self.usual, self.lock = name, Tally(), usual, ModelLock()
         self.device, self.dtype = cast(torch.device, transformer.device), cast(torch.dtype, transformer.dtype)
         kind = scheduler.get("_class_name", "FlowMatchEulerDiscreteScheduler")
         if kind != "FlowMatchEulerDiscreteScheduler":

@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 
 from reinvert.backbones.base import Backbone, Family
+from reinvert.backbones.lock import Busy, check_busy
 from reinvert.backbones.weights import read_network
 from reinvert.errors import ReinvertError
 from reinvert.files.model import prompt_length, read_index, read_scheduler
@@ -32,15 +33,20 @@ def load(
     dtype: str | torch.dtype = "auto",
     *,
     revision: str | None = None,
+    busy: Busy = "wait",
 ) -> Backbone:
     """Load a model.
 
     `name` is a bundled name ("picturebook"), a folder in diffusers format, or a Hub id such as "org/model" (then
     `revision` may name a branch, tag or commit). `device` "auto" takes CUDA, then MPS, then the CPU; `dtype` "auto" is
-    float16 on CUDA and float32 elsewhere. Raises `ReinvertError` with one sentence for anything that is missing.
+    float16 on CUDA and float32 elsewhere. Edits on one model from several threads wait for each other; with `busy`
+    "raise", one that would have to wait raises `BusyError`. Raises `ReinvertError` with one sentence for anything that
+    is missing.
     """
+    check_busy(busy)
     model = open_model(name, device, dtype, revision=revision)
     check_inputs(model, str(name))
+    model.lock.busy = busy
     return model
 
 

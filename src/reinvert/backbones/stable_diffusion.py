@@ -25,6 +25,7 @@ from reinvert.backbones import tiny
 from reinvert.backbones.attention import Carried, attention_layers, ruled
 from reinvert.backbones.base import Family, Fingerprint, Tally, Usual
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
+from reinvert.backbones.lock import ModelLock
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
@@ -53,7 +54,7 @@ class StableDiffusion:
             network.requires_grad_(False).eval()
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         self.words = Words.of(tokenizer)
-        self.name, self.tally, self.usual = name, Tally(), Usual()
+        self.name, self.tally, self.usual, self.lock = name, Tally(), Usual(), ModelLock()
         self.device, self.dtype = cast(torch.device, unet.device), cast(torch.dtype, unet.dtype)
         # The pipelines of diffusers force steps_offset to 1 and clip_sample to False; so did every published run.
         self._scheduler: Any = DDIMScheduler.from_config(
