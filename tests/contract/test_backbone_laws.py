@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import SOURCE, TARGET, gap, watch_walk
 
-from reinvert.backbones import loading, stable_diffusion
+from reinvert.backbones import families as registry
+from reinvert.backbones import stable_diffusion
 from reinvert.backbones.loading import families, family_of
 from reinvert.editors.local_blend import LocalBlend
 from reinvert.editors.p2p import P2P
@@ -247,6 +248,8 @@ def test_a_family_from_outside_is_found(monkeypatch) -> None:
         def load(self):
             return replace(stable_diffusion.FAMILY, title="Other")
 
-    real = loading.entry_points
-    monkeypatch.setattr(loading, "entry_points", lambda group: [Point()] if "backbones" in group else real(group=group))
+    real = registry.entry_points
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [Point()] if "backbones" in group else real(group=group)
+    )
     assert families.__wrapped__()["from_outside"].title == "Other"

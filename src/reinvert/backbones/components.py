@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -63,14 +64,16 @@ def t5_text(tokenizer: Any, encoder: Any, prompts: Sequence[str], length: int) -
 
 
 def t5_in_range(encoder: Any) -> Any:
-    """T5 overflows in float16; there it runs in bfloat16, the precision it was trained in."""
-    return encoder.to(torch.bfloat16) if encoder.dtype == torch.float16 else encoder
+    """T5 overflows in float16; there it runs in bfloat16, the precision it was trained in. Where the layers that
+    overflow were left in float32, as transformers loads it, it is in range as it is."""
+    return encoder.to(torch.bfloat16) if {p.dtype for p in encoder.parameters()} == {torch.float16} else encoder
 
 
 @torch.no_grad()
 def vae_encode(vae: Any, images: Tensor) -> Tensor:
     """(posterior mean - shift) scale, [n, channel, h, w] float32."""
-    posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+    with _in_range(vae):
+        posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
     return (posterior.mean.float() - _shift(vae)) * float(vae.config.scaling_factor)
 
 
@@ -78,7 +81,22 @@ def vae_encode(vae: Any, images: Tensor) -> Tensor:
 def vae_decode(vae: Any, latents: Tensor) -> Tensor:
     """[n, 3, H, W] float32."""
     z = latents.to(vae.device, torch.float32) / float(vae.config.scaling_factor) + _shift(vae)
-    return vae.decode(z.to(vae.dtype)).sample.float()
+    with _in_range(vae):
+        return vae.decode(z.to(vae.dtype)).sample.float()
+
+
+@contextmanager
+def _in_range(vae: Any) -> Generator[None]:
+    """A VAE that overflows in float16, as its configuration says, works in float32; `load` leaves it there, and one
+    that a pipeline holds in float16 goes back to it, as in the pipeline."""
+    full = vae.dtype == torch.float16 and vae.config.get("force_upcast", True)
+    if full:
+        torch.nn.Module.to(vae, torch.float32)  # without diffusers' warning about parts that it has not
+    try:
+        yield
+    finally:
+        if full:
+            torch.nn.Module.to(vae, torch.float16)
 
 
 def vae_factor(vae: Any) -> int:

@@ -7,20 +7,19 @@ run.
 from __future__ import annotations
 
 import logging
-import pkgutil
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from reinvert.backbones.base import Backbone, Family
+from reinvert.backbones.base import Backbone
+from reinvert.backbones.families import class_of, component_folders, families, family_of
 from reinvert.backbones.lock import Busy, check_busy
+from reinvert.backbones.pipeline import from_pipeline, is_pipeline
 from reinvert.backbones.weights import read_network
 from reinvert.errors import ReinvertError
 from reinvert.files.model import prompt_length, read_index, read_scheduler
@@ -28,7 +27,7 @@ from reinvert.models import BUNDLED, DTYPES, check_device, check_dtype, check_na
 
 
 def load(
-    name: str | Path,
+    name: str | Path | Any,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     *,
@@ -38,15 +37,33 @@ def load(
     """Load a model.
 
     `name` is a bundled name ("picturebook"), a folder in diffusers format, or a Hub id such as "org/model" (then
-    `revision` may name a branch, tag or commit). `device` "auto" takes CUDA, then MPS, then the CPU; `dtype` "auto" is
-    float16 on CUDA and float32 elsewhere. Edits on one model from several threads wait for each other; with `busy`
+    `revision` may name a branch, tag or commit); or a pipeline of diffusers that is already loaded: its weights are
+    shared, its LoRA, textual inversions, device and dtype kept, and its attention processors given back after every
+    edit. `device` "auto" takes CUDA, then MPS, then the CPU; `dtype` "auto" is float16 on CUDA (bfloat16 for flow
+    transformers) and float32 elsewhere. Edits on one model from several threads wait for each other; with `busy`
     "raise", one that would have to wait raises `BusyError`. Raises `ReinvertError` with one sentence for anything that
     is missing.
     """
     check_busy(busy)
-    model = open_model(name, device, dtype, revision=revision)
-    check_inputs(model, str(name))
+    if isinstance(name, str | Path):
+        model = open_model(name, device, dtype, revision=revision)
+        check_inputs(model, str(name))
+    else:
+        model = _shared(name, device, dtype)
     model.lock.busy = busy
+    return model
+
+
+def _shared(pipeline: Any, device: str | torch.device, dtype: str | torch.dtype) -> Backbone:
+    if not is_pipeline(pipeline):
+        raise ReinvertError(
+            f"{type(pipeline).__name__} is no model: load takes a name, a folder, or a loaded pipeline of diffusers"
+        )
+    if str(device) != "auto" or dtype != "auto":
+        raise ReinvertError("a loaded pipeline keeps its device and dtype; leave them out, or call pipeline.to(...)")
+    model = from_pipeline(pipeline)
+    check_vocabularies(vars(model), model.name)
+    check_inputs(model, model.name)
     return model
 
 
@@ -63,7 +80,7 @@ def open_model(
     index = read_index(folder, shown)
     family = family_of(index, shown)
     kind = pick_dtype(dtype, where, family.half)
-    present = [part for part in family.parts if _class_of(index, part) is not None]
+    present = [part for part in family.parts if class_of(index, part) is not None]
     with _quiet():
         parts = {part: _component(folder, part, index, shown, kind) for part in present}
         for part, loaded in parts.items():
@@ -202,73 +219,8 @@ def _download(name: str, revision: str | None) -> Path:
         ) from error
 
 
-# --- families --------------------------------------------------------------------------------------------------------
-
-
-@cache
-def families() -> dict[str, Family]:
-    """Every model family by name: this package's files, and other packages' entry points in `reinvert.backbones`."""
-    package = import_module("reinvert.backbones")
-    modules = {m.name: f"reinvert.backbones.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
-    known: dict[str, Family] = {}
-    for name, module in sorted(modules.items()):
-        # The machinery of this package is no family.
-        family = getattr(import_module(module), "FAMILY", None)
-        if family is not None:
-            known[name] = family
-    return known | {point.name: point.load() for point in entry_points(group="reinvert.backbones")}
-
-
-def component_folders() -> tuple[str, ...]:
-    """The folders of a checkpoint that any family reads."""
-    parts = {part: None for family in families().values() for part in family.parts}
-    return (*parts, "scheduler")
-
-
-def family_of(index: Mapping[str, Any], name: str) -> Family:
-    """The family that reads a model with this `model_index.json`; `ReinvertError` if there is none."""
-    known = list(families().values())
-    pipeline = index.get("_class_name", "something else")
-    named = [family for family in known if pipeline in family.pipelines]
-    fitting = [family for family in (*named, *known) if _misfit(family, index, name) is None]
-    if fitting:
-        return fitting[0]
-    # Explained by the family that it is nearest to.
-    nearest = named[0] if named else max(known, key=lambda f: _shared(f, index))
-    raise ReinvertError(f"{_misfit(nearest, index, name)}; reinvert reads {', '.join(f.title for f in known)}")
-
-
-def _shared(family: Family, index: Mapping[str, Any]) -> float:
-    """The share of a family's parts that a model has."""
-    return sum(_class_of(index, part) in classes for part, classes in family.parts.items()) / len(family.parts)
-
-
-def _class_of(index: Mapping[str, Any], part: str) -> str | None:
-    entry = index.get(part)
-    return entry[1] if isinstance(entry, list | tuple) and len(entry) == 2 else None
-
-
-_DECIDING = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
-"""Parts that a family must know; any other (a safety checker, say) may lie beside those it reads."""
-
-
-def _misfit(family: Family, index: Mapping[str, Any], name: str) -> str | None:
-    """Why a family does not read a model, or None."""
-    for part, classes in family.parts.items():
-        found = _class_of(index, part)
-        if found is None:
-            if part not in family.optional:
-                return f"{name} has no {part}: it is a {index.get('_class_name', 'something else')}"
-        elif found not in classes:
-            return f"the {part} of {name} is a {found}, not a {classes[0]}"
-    for part in _DECIDING:
-        if part not in family.parts and _class_of(index, part) is not None:
-            return f"{name} has a {part}, which a {family.title} model does not have"
-    return None
-
-
 def _component(folder: Path, part: str, index: Mapping[str, Any], name: str, dtype: torch.dtype) -> Any:
-    path, made = folder / part, str(_class_of(index, part))
+    path, made = folder / part, str(class_of(index, part))
     if not path.is_dir():
         raise ReinvertError(f"{name} is not a complete model in diffusers format: the folder {part} is missing")
     try:
@@ -312,3 +264,16 @@ def _quiet() -> Generator[None]:
                 logger.setLevel(level)
             if bars:
                 transformers_logging.enable_progress_bar()
+
+
+__all__ = [
+    "BUNDLED",
+    "component_folders",
+    "families",
+    "family_of",
+    "load",
+    "load_tokenizer",
+    "open_model",
+    "pick_device",
+    "pick_dtype",
+]
