@@ -264,6 +264,8 @@ from PIL import Image
 import reinvert
 
 model, picture = reinvert.load(sys.argv[1]), Image.new("RGB", (32, 32))
+heavy = ("diffusers.pipelines.", "transformers.models.t5.model", "diffusers.schedulers.scheduling_flow")
+imported = [name for name in sys.modules if name.startswith(heavy)]
 source, target = sys.argv[2:]
 path = reinvert.invert(model, picture, source, steps=2)
 right = dict(image=picture, source=source, target=target, steps=np.int64(2), guidance=np.float32(3))
@@ -296,7 +298,7 @@ for change in wrong:
                 fine = isinstance(error, reinvert.ReinvertError) and isinstance(error, ValueError)
                 told.append([verb.__name__, str(change), str(error), fine and model.tally == before])
 reinvert.edit(model, **right)
-print(json.dumps(told))
+print(json.dumps([told, imported]))
 """
 
 
@@ -305,7 +307,8 @@ def test_values_of_other_types_are_answered_in_a_sentence(tiny_folder):
     done = subprocess.run(
         [sys.executable, "-c", WRONG_CALLS, tiny_folder, SOURCE, TARGET], capture_output=True, text=True, check=True
     )
-    told = json.loads(done.stdout)
+    told, imported = json.loads(done.stdout)
+    assert imported == [], "loading a model imports what belongs to other families"
     assert len(told) > 80
     for verb, change, sentence, fine in told:
         assert fine, (verb, change, sentence)

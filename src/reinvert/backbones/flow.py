@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from reinvert.backbones.attention import ruled
@@ -62,6 +61,8 @@ class FlowTransformer:
         kind = scheduler.get("_class_name", "FlowMatchEulerDiscreteScheduler")
         if kind != "FlowMatchEulerDiscreteScheduler":
             raise ReinvertError(f"{name} is sampled by {kind}; reinvert reads flows on FlowMatchEulerDiscreteScheduler")
+        from diffusers import FlowMatchEulerDiscreteScheduler  # here: other families do not need it
+
         self._scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler))
         self._range = int(self._scheduler.config.num_train_timesteps)
         config = {k: v for k, v in self._scheduler.config.items() if not k.startswith("_")}

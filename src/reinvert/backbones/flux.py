@@ -18,10 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
-from reinvert.backbones import tiny
 from reinvert.backbones.base import Family, Usual
 from reinvert.backbones.components import clip_text, t5_in_range, t5_text
 from reinvert.backbones.flow import FlowTransformer
@@ -120,6 +118,10 @@ class Flux(FlowTransformer):
 
 def _tiny() -> Flux:
     """16 x 16 latents of 4 channels, 32 x 32 pixels, 20 tokens of text; 2 double and 2 single blocks, told guidance."""
+    from diffusers import FluxTransformer2DModel
+
+    from reinvert.backbones import tiny
+
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
         in_channels=16,

@@ -18,10 +18,9 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler
 from torch import Tensor
 
-from reinvert.backbones import tiny
 from reinvert.backbones.attention import Carried, attention_layers, ruled
 from reinvert.backbones.base import Family, Fingerprint, Tally, Usual
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
@@ -199,6 +198,10 @@ class StableDiffusion:
 
 def _tiny() -> StableDiffusion:
     """16 x 16 latents of 3 channels, 32 x 32 pixels, 16 tokens; attention of both kinds on grids of 16 and 8."""
+    from diffusers import UNet2DConditionModel
+
+    from reinvert.backbones import tiny
+
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=16,

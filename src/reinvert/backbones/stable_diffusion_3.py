@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
-from reinvert.backbones import tiny
 from reinvert.backbones.base import Family, Usual
 from reinvert.backbones.components import clip_text, t5_in_range, t5_text, vae_factor
 from reinvert.backbones.flow import FlowTransformer
@@ -101,6 +99,10 @@ class StableDiffusion3(FlowTransformer):
 
 def _tiny() -> StableDiffusion3:
     """16 x 16 latents of 4 channels, 32 x 32 pixels, 16 + 20 tokens, 3 blocks of which one has a second attention."""
+    from diffusers import SD3Transformer2DModel
+
+    from reinvert.backbones import tiny
+
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=16,

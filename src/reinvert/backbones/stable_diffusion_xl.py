@@ -16,10 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from reinvert.backbones import tiny
 from reinvert.backbones.base import Family, Usual
 from reinvert.backbones.components import clip_text
 from reinvert.backbones.stable_diffusion import StableDiffusion
@@ -88,6 +86,10 @@ class StableDiffusionXL(StableDiffusion):
 
 def _tiny() -> StableDiffusionXL:
     """16 x 16 latents of 4 channels, 32 x 32 pixels, 16 tokens; attention on grids of 8, as many as transformers."""
+    from diffusers import UNet2DConditionModel
+
+    from reinvert.backbones import tiny
+
     torch.manual_seed(0)
     kind: Any = UNet2DConditionModel  # whose annotations take one number for all levels
     unet = kind(

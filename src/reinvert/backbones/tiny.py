@@ -1,4 +1,7 @@
-"""Parts of the tiny random models on which the laws run over every family; made in code, in well under a second."""
+"""Parts of the tiny random models on which the laws run over every family; made in code, in well under a second.
+
+Networks are imported where they are made: finding out which family reads a model imports this module too.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-)
 
 TOKENS = 16
 """Positions of the tiny CLIPs: not 77, so that nothing can rely on that."""
@@ -34,12 +26,16 @@ SCHEDULE: Mapping[str, Any] = {
 
 def clip_tokenizer(tokens: int = TOKENS, **more: Any) -> Any:
     """The bundled model's small CLIP tokenizer, with as many positions as asked for."""
+    from transformers import CLIPTokenizer
+
     folder = Path(__file__).parent.parent / "picturebook" / "model" / "tokenizer"
     return CLIPTokenizer.from_pretrained(folder, model_max_length=tokens, **more)
 
 
 def clip_text(tokenizer: Any, width: int, projection: int = 0, seed: int = 0) -> Any:
     """A CLIP text encoder whose words differ visibly; with a `projection` one that also pools."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
     torch.manual_seed(seed)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -63,6 +59,9 @@ def clip_text(tokenizer: Any, width: int, projection: int = 0, seed: int = 0) ->
 def t5_tokenizer(tokens: int = 20) -> Any:
     """A unigram tokenizer as T5 has it: words begin with a mark, the end token closes, padding is 0. It spells with
     letters, but knows a few words whole."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     words = ("▁a", "▁cat", "▁dog", "▁sitting", "▁on", "▁table", "▁photo", "▁of")
     letters = ("▁", *"abcdefghijklmnopqrstuvwxyz0123456789.,'-")
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
@@ -78,6 +77,8 @@ def t5_tokenizer(tokens: int = 20) -> Any:
 
 def t5_text(tokenizer: Any, width: int, seed: int = 0) -> Any:
     """A T5 text encoder whose words differ visibly."""
+    from transformers import T5Config, T5EncoderModel
+
     torch.manual_seed(seed)
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -95,6 +96,8 @@ def t5_text(tokenizer: Any, width: int, seed: int = 0) -> Any:
 
 def vae(channels: int, levels: int = 2, seed: int = 0, scaling_factor: float = 2.5, **more: Any) -> Any:
     """An autoencoder of latents with `channels`, whose cells are 2 ** (levels - 1) pixels a side."""
+    from diffusers import AutoencoderKL
+
     torch.manual_seed(seed)
     kind: Any = AutoencoderKL  # whose annotations take one level only
     return kind(
