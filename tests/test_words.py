@@ -34,6 +34,7 @@ from reinvert.words import (
     explain,
     explain_table,
     indicator,
+    lost_words,
     mixing,
     pieces,
     refinement_map,
@@ -830,3 +831,30 @@ def test_replacing_without_a_leading_token() -> None:
     assert torch.equal(matrix, torch.eye(9))
     mapping, _ = refinement_map(plain, "a cat here", "a big cat here")
     assert mapping[:5].tolist() == [0, -1, 1, 2, 3]
+
+
+# --- capitals, quotes, and what is cut off ------------------------------------------------------------------
+
+
+def test_a_word_is_found_under_its_capital_and_before_its_s() -> None:
+    assert word_positions(clip(), "Cat on a table", "cat") == (1,)
+    assert word_positions(clip(), "the cat's hat", "cat") == (2,)
+    assert word_positions(clip(), "the cat’s hat", "cat")[0] == 2
+    assert word_positions(clip(), 'a "Red cat", sleeping', "red cat") == (3, 4)
+    assert word_positions(clip(), "the CAT’S hat and a cat", "cat")[-1] == len(clip().encode("the CAT’S hat and a")) - 1
+    # what is written as asked for comes first
+    assert word_positions(clip(), "Cat and cat", "cat") == (3,)
+
+
+def test_words_that_are_cut_off_are_named() -> None:
+    toy = Toy(6, {"longword": ["lo", "ng", "wo", "rd"]})
+    assert lost_words(toy, "one two three four") == ()
+    assert lost_words(toy, "one two longword") == ("longword",)
+    assert lost_words(toy, "one two longword four") == ("longword", "four")
+    assert lost_words(toy, "") == ()
+
+
+def test_only_what_no_tokenizer_reads_is_lost() -> None:
+    words = Words((Segment(Toy(8), 0, 5), Segment(Toy(8), 5, 7)), 12)
+    assert lost_words(words, "one two three four") == ()
+    assert lost_words(words, "one two three four five six") == ("six",)

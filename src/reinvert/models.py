@@ -1,8 +1,9 @@
-"""Names of models, devices and dtypes, checked without torch: a mistyped one is answered at once."""
+"""Names of models, devices and dtypes, and what is usual for a model: without torch, so that it is answered at once."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,14 @@ DTYPES: Final = {
 }
 """What may be typed, and torch's name of it."""
 _DEVICE: Final = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What is usual for a model where the user says nothing: steps of a run, and the guidance scale of an edit."""
+
+    steps: int = 50
+    guidance: float = 7.5
 
 
 def check_name(name: str) -> None:

@@ -42,6 +42,7 @@ from reinvert.image import (
 )
 from reinvert.inversions.base import Inversion, Progress, Source
 from reinvert.pairs import check_pair
+from reinvert.prompts import check_words, warn_of_prompts
 from reinvert.trajectory import Trajectory
 
 Picture = Image.Image
@@ -67,6 +68,7 @@ _TYPES: Mapping[str, Any] = {
         Says("a dictionary such as {'dog': 2.0}, or a list of them"),
     ],
     "max_pixels": Annotated[int, Ge(1)],
+    "any_words": bool,
 }
 """What the arguments of the verbs take that have a plain type."""
 
@@ -146,17 +148,19 @@ def invert(
     seed: int = 0,
     fit: FitMode = "crop",
     max_pixels: int = MAX_PIXELS,
+    any_words: bool = False,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Trajectory:
     """Invert one picture, or a list of them as one batch, and return the `Trajectory`.
 
     `inversion` is a registered name or an instance; further keyword arguments are fields of the named method.
-    `guidance` is the scale of the edit to come (null-text inversion is fitted to it). `watch` is called with each
-    `Progress`.
+    `guidance` is the scale of the edit to come (null-text inversion is fitted to it). `any_words` lets words through
+    that a model of a small world was trained without. `watch` is called with each `Progress`.
     """
-    _check_types(model, source=source, inversion=inversion, max_pixels=max_pixels, watch=watch)
+    _check_types(model, source=source, inversion=inversion, max_pixels=max_pixels, any_words=any_words, watch=watch)
     pictures, sources = _batch(image, source)
+    check_words(model.name, model.world, sources, any_words)
     method = _inversion(inversion, arguments)
     (steps, guidance), seed = usual(model, steps, guidance), checked_seed(seed)
     prepared = prepare(model, pictures, fit, max_pixels)
@@ -186,6 +190,7 @@ def edit(
     mask: Picturelike | Sequence[Picturelike] | None = None,
     fit: FitMode = "crop",
     max_pixels: int = MAX_PIXELS,
+    any_words: bool = False,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Any:
@@ -204,12 +209,12 @@ def edit(
     Further keyword arguments are fields of the inversion or of an editor. `steps` and `guidance` default to what
     is usual for the model (its `usual`). `seed` feeds the
     methods that draw noise; those of this package's P2P family draw none. `max_pixels` bounds the pictures that are
-    decoded.
+    decoded. `any_words` lets words through that a model of a small world was trained without.
 
     Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
     """
     _check_types(model, source=source, target=target, editor=editor, blend=blend, boost=boost)
-    _check_types(model, inversion=inversion or "", max_pixels=max_pixels, watch=watch)
+    _check_types(model, inversion=inversion or "", max_pixels=max_pixels, any_words=any_words, watch=watch)
     started, tally = time.perf_counter(), model.tally.copy()
     trajectory = image if isinstance(image, Trajectory) else None
     asked, (steps, guidance), seed = steps, usual(model, steps, guidance, trajectory), checked_seed(seed)
@@ -229,21 +234,27 @@ def edit(
         trajectory, prepared = image, None
         single = len(trajectory.prompts) == 1
         targets = _targets(target, len(trajectory.prompts))
+        edited = [prompt for branch in targets for prompt in branch]
+        check_words(model.name, model.world, edited, any_words)
         masked = mask is not None
         _check_words(model, editors, trajectory.prompts, targets, trajectory.path, trajectory.steps, own, masked)
         masks = _mask(mask, None, trajectory, max_pixels)
+        warn_of_prompts(model.name, model.words, edited)
     else:
         if source is None:
             raise ReinvertError("say what the picture shows: source=... (--source)")
         single = is_picture(image)
         pictures, sources = _batch(image, source)
         targets = _targets(target, len(sources))
+        edited = [prompt for branch in targets for prompt in branch]
+        check_words(model.name, model.world, [*sources, *edited], any_words)
         method = _inversion(inversion, for_inversion)
         check_pair(method, editors, masked=mask is not None, guidance=guidance, model=model)
         model.times(steps, model.latent_shape[1:])
         prepared = prepare(model, pictures, fit, max_pixels)
         _check_words(model, editors, sources, targets, prepared.latents[None], steps, own, mask is not None)
         masks = _mask(mask, prepared, None, max_pixels)
+        warn_of_prompts(model.name, model.words, edited)
         trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
     trajectory, hooks = prepared_edit(model, trajectory, editors, targets, masks, seed, own)
     x = trajectory.start.expand(1 + len(targets), *trajectory.start.shape)  # the result if no step is walked
@@ -279,11 +290,12 @@ def reconstruct(
     seed: int = 0,
     fit: FitMode = "crop",
     max_pixels: int = MAX_PIXELS,
+    any_words: bool = False,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Any:
     """Invert and render the source again, with no edit; a `Result` (or a list) whose `image` is the reconstruction."""
-    _check_types(model, source=source, inversion=inversion, max_pixels=max_pixels, watch=watch)
+    _check_types(model, source=source, inversion=inversion, max_pixels=max_pixels, any_words=any_words, watch=watch)
     started, tally = time.perf_counter(), model.tally.copy()
     trajectory = image if isinstance(image, Trajectory) else None
     asked, (steps, guidance), seed = steps, usual(model, steps, guidance, trajectory), checked_seed(seed)
@@ -296,6 +308,7 @@ def reconstruct(
             raise ReinvertError("say what the picture shows: source=... (--source)")
         single = is_picture(image)
         pictures, sources = _batch(image, source)
+        check_words(model.name, model.world, sources, any_words)
         prepared = prepare(model, pictures, fit, max_pixels)
         method = _inversion(inversion, arguments)
         trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
@@ -562,6 +575,8 @@ def _inverted(
     reason = method.lacks(model)
     if reason is not None:
         raise ReinvertError(reason)
+    model.times(steps, (prepared.latents.shape[-2], prepared.latents.shape[-1]))  # refuses a number that is none
+    warn_of_prompts(model.name, model.words, sources)
     pictures = to_tensor(prepared.pictures)
     stages = method.stages(Source(model, prepared.latents, sources, steps, guidance, seed, pictures))
     while True:

@@ -39,6 +39,8 @@ Kind: TypeAlias = Literal["replace", "refine"] | None
 Compat: TypeAlias = Literal["correct", "published"]
 
 _TRAILING = ".,;:!?)]}\"'…’”"
+_LEADING = "([{\"'‘“"
+_OWNED = ("'s", "’s")
 
 
 @runtime_checkable
@@ -172,8 +174,10 @@ def word_spans(tokenizer: TokenizerLike, prompt: str) -> list[Span]:
 def word_positions(reader: Reader, prompt: str, word: str | int) -> tuple[int, ...]:
     """Token positions of every occurrence of a word or phrase, or of the word with this number (from 0).
 
-    Words match as they are written, capitals and punctuation included. Only if a word is found nowhere,
-    punctuation behind the prompt's words is overlooked: "cat" then finds that of "cat,", without the comma.
+    Words match as they are written, capitals and punctuation included. Only if a word is found nowhere, punctuation
+    behind the prompt's words is overlooked: "cat" then finds that of "cat,", without the comma. If it still is not,
+    capitals of the prompt, brackets and quotes before its words and the 's behind them are overlooked too: "cat" finds
+    "Cat" and the cat of "cat's".
     """
     found, errors = list[int](), list[ReinvertError]()
     for segment in _words(reader).segments:
@@ -198,7 +202,11 @@ def _positions(tokenizer: TokenizerLike, prompt: str, word: str | int) -> tuple[
             raise ReinvertError(f"No word has the number {word} in {prompt!r}: they run 0..{len(spans) - 1}.")
         found = [spans[word]]
     else:
-        found = _matches(spans, word) or _matches([_bare(tokenizer, span) for span in spans], word)
+        found = (
+            _matches(spans, word)
+            or _matches([_bare(tokenizer, span) for span in spans], word)
+            or _matches([_core(tokenizer, span) for span in spans], word)
+        )
         if not found:
             known = ", ".join(dict.fromkeys(prompt.split())) or "(none)"
             raise ReinvertError(f"{word!r} does not occur in {prompt!r}; the words are: {known}.")
@@ -240,12 +248,50 @@ def _matches(spans: Sequence[Span], phrase: str) -> list[Span]:
 
 def _bare(tokenizer: TokenizerLike, span: Span) -> Span:
     """The span without the punctuation behind its word."""
-    word = span.word.rstrip(_TRAILING)
+    return _part(tokenizer, span, span.word.rstrip(_TRAILING))
+
+
+def _core(tokenizer: TokenizerLike, span: Span) -> Span:
+    """The span of the word alone, in small letters, without all that stands around it."""
+    part = _part(tokenizer, span, bare_word(span.word))
+    return Span(part.word.lower(), part.tokens)
+
+
+def bare_word(word: str) -> str:
+    """A word of a prompt without punctuation around it and without the 's behind it."""
+    word = word.strip(_TRAILING + _LEADING)
+    return next((word.removesuffix(end) for end in _OWNED if word.lower().endswith(end)), word)
+
+
+def _part(tokenizer: TokenizerLike, span: Span, word: str) -> Span:
+    """A word that lies within the span's, with its own tokens where the tokenizer keeps them apart."""
     if word == span.word or not word:
         return span
-    ids = _ids(tokenizer, word)
-    separate = ids == _ids(tokenizer, span.word)[: len(ids)]
-    return Span(word, span.tokens[: len(ids)] if separate else span.tokens)
+    ids, whole = _ids(tokenizer, word), _ids(tokenizer, span.word)
+    for start in range(len(whole) - len(ids) + 1):
+        if whole[start : start + len(ids)] == ids:
+            return Span(word, span.tokens[start : start + len(ids)])
+    return Span(word, span.tokens)
+
+
+def lost_words(reader: Reader, prompt: str) -> tuple[str, ...]:
+    """The words of the prompt that are cut off, at least in part: those that no tokenizer of the model reads whole."""
+    words = prompt.split()
+    lost = [_cut(segment, prompt, words) for segment in _words(reader).segments]
+    return tuple(words[i] for i in sorted(set[int].intersection(*lost))) if lost else ()
+
+
+def _cut(tokenizer: TokenizerLike, prompt: str, words: Sequence[str]) -> set[int]:
+    """The numbers of the words behind the last token that is read."""
+    full, room = tokenizer.encode(prompt), tokenizer.model_max_length
+    if len(full) <= room:
+        return set()
+    ends, end = list[int](), len(tokenizer.encode(""))  # the special tokens have their places too
+    for word in words:
+        end += len(_ids(tokenizer, word))
+        ends.append(end)
+    # Where the words by themselves have fewer tokens than the prompt, the last one is cut at least.
+    return {i for i, end in enumerate(ends) if end > room} or {len(words) - 1}
 
 
 # --- From one prompt to the other --------------------------------------------------------------------------

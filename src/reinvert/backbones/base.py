@@ -21,6 +21,7 @@ from torch import Tensor
 from reinvert.backbones.lock import ModelLock
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import Level, Moment, Split, Time
+from reinvert.models import Usual
 from reinvert.text import Text
 from reinvert.words import Words
 
@@ -55,11 +56,11 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
-class Usual:
-    """What is usual for a model where the user says nothing: steps of a run, and the guidance scale of an edit."""
+class World:
+    """What a model that was trained on a small world of its own says about it (`reinvert.json` in its folder)."""
 
-    steps: int = 50
-    guidance: float = 7.5
+    words: frozenset[str] = frozenset()
+    """The words that it was trained with, in small letters; none if it does not say."""
 
 
 @runtime_checkable
@@ -91,6 +92,8 @@ class Backbone(Protocol):
     schedule: str
     """What decides the levels and grids; two models that share it can share trajectories."""
     usual: Usual
+    world: World | None
+    """Of a model that knows only a small world; None for one that may be asked for anything."""
     null_side: bool
     """Whether guidance mixes two sides. Not so for guidance-distilled models, which are told a scale, or have none."""
     flow: bool

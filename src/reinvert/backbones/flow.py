@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from reinvert.backbones.attention import ruled
-from reinvert.backbones.base import Fingerprint, Tally, Usual
+from reinvert.backbones.base import Fingerprint, Tally, Usual, World
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.joint import CarriedJoint, joint_layers, ruled_joint
 from reinvert.backbones.lock import ModelLock
@@ -38,6 +38,7 @@ class FlowTransformer:
 
     null_side = True
     flow = True
+    world: World | None = None
 
     def __init__(
         self,

@@ -16,14 +16,14 @@ from typing import Any, cast
 
 import torch
 
-from reinvert.backbones.base import Backbone
+from reinvert.backbones.base import Backbone, World
 from reinvert.backbones.families import class_of, component_folders, families, family_of
 from reinvert.backbones.lock import Busy, check_busy
 from reinvert.backbones.pipeline import from_pipeline, is_pipeline
 from reinvert.backbones.weights import read_network
 from reinvert.errors import ReinvertError
-from reinvert.files.model import prompt_length, read_index, read_scheduler
-from reinvert.models import BUNDLED, DTYPES, check_device, check_dtype, check_name
+from reinvert.files.model import NOTES, ModelNotes, prompt_length, read_index, read_notes, read_scheduler
+from reinvert.models import BUNDLED, DTYPES, Usual, check_device, check_dtype, check_name
 
 
 def load(
@@ -100,7 +100,20 @@ def open_model(
         raise
     except Exception as error:  # a configuration that the libraries take and that makes no sense
         raise ReinvertError(f"{shown} cannot be used: {_reason(error)}") from error
+    _note(model, folder, str(name))
     return model
+
+
+def _note(model: Backbone, folder: Path, name: str) -> None:
+    """Let the model be what its folder says of it beyond diffusers' format."""
+    notes = read_notes(folder, name)
+    if notes.usual is not None:
+        model.usual = Usual(notes.usual.steps, notes.usual.guidance)
+    model.world = _world(notes)
+
+
+def _world(notes: ModelNotes) -> World | None:
+    return None if notes.words is None else World(frozenset(word.lower() for word in notes.words))
 
 
 def check_inputs(model: Backbone, name: str) -> None:
@@ -151,6 +164,11 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
     family_of(index, str(name))
     with _quiet():
         return _component(folder, "tokenizer", index, str(name), torch.float32)
+
+
+def load_world(name: str | Path, revision: str | None = None) -> World | None:
+    """What a model's folder says about its world, without loading the model."""
+    return _world(read_notes(_folder(str(name), revision), str(name)))
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -204,7 +222,7 @@ def _download(name: str, revision: str | None) -> Path:
 
     folders = component_folders()
     texts = ("json", "txt", "model")  # configurations, vocabularies, sentencepiece models
-    wanted = ["model_index.json", *(f"{part}/*.{end}" for part in folders for end in texts)]
+    wanted = ["model_index.json", NOTES, *(f"{part}/*.{end}" for part in folders for end in texts)]
     stems = ("diffusion_pytorch_model", "model")
     weights = [f"{part}/{stem}{n}.safetensors" for part in folders for stem in stems for n in ("", "-*-of-*")]
     try:

@@ -22,7 +22,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from reinvert.backbones.attention import Carried, attention_layers, ruled
-from reinvert.backbones.base import Family, Fingerprint, Tally, Usual
+from reinvert.backbones.base import Family, Fingerprint, Tally, Usual, World
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.lock import ModelLock
 from reinvert.errors import ReinvertError
@@ -37,6 +37,7 @@ class StableDiffusion:
 
     null_side = True
     flow = False
+    world: World | None = None
     kinds: frozenset[Kind] = frozenset({"self", "cross"})
 
     def __init__(

@@ -61,6 +61,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="guidance scale of the edit [the model's usual: 7.5 for Stable Diffusion]",
     )
     parser.add_argument("--seed", type=whole, metavar="N", help="for methods that draw noise [0]")
+    parser.add_argument(
+        "--any-words",
+        action="store_true",
+        help="let words through that a model of a small world, such as picturebook, was trained without",
+    )
     parser.add_argument("--fit", choices=get_args(FitMode), help="how a picture that is not square is taken [crop]")
     add_max_pixels(parser)
 

@@ -97,6 +97,7 @@ def run(job: Job, chosen: Chosen, output: Path) -> None:
                     guidance=job.given.guidance(args.guidance, model),
                     seed=args.seed,
                     fit=args.fit or "crop",
+                    any_words=args.any_words,
                     watch=watch,
                 )
                 spent = model.tally.since(before)

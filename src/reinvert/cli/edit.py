@@ -135,7 +135,7 @@ def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | N
     chosen.check(groups)
     explain.check_words(model_name(args, job.given), job.given.source, job.targets, editors)
     if args.explain:
-        explain.run(model_name(args, job.given), job.given, job.targets, editors, args.steps)
+        explain.run(model_name(args, job.given), job.given, job.targets, editors, args.steps, args.any_words)
         return []
     model = load(args, job.given)
     with progress_bar(args.quiet) as watch:

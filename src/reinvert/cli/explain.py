@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, cast
 
+from reinvert import prompts
 from reinvert.backbones.base import Usual
-from reinvert.backbones.loading import load_tokenizer
+from reinvert.backbones.loading import load_tokenizer, load_world
 from reinvert.cli.common import Given
 from reinvert.cli.terminal import say
 from reinvert.cli.values import show
@@ -26,27 +27,36 @@ def check_words(model: str, source: str, targets: Sequence[str], editors: Sequen
     tokenizer: Any = None
     for editor in editors:
         for field in fields(editor):
-            value, prompts = getattr(editor, field.name), targets
+            value, told = getattr(editor, field.name), targets
             if isinstance(value, Mapping):
                 wanted = [word for word in cast(Mapping[str, object], value) if word != DEFAULT]
             elif field.name in (*editor.words_of_source, *editor.words_of_target):
                 wanted = list(cast(tuple[str, ...], value))
-                prompts = [source] if field.name in editor.words_of_source else targets
+                told = [source] if field.name in editor.words_of_source else targets
             else:
                 continue
             if wanted and tokenizer is None:
                 tokenizer = load_tokenizer(model)
-            for prompt in prompts:
+            for prompt in told:
                 for word in wanted:
                     word_positions(tokenizer, prompt, word)
 
 
-def run(model: str, given: Given, targets: Sequence[str], editors: Sequence[Editor], steps: int | None) -> int:
+def run(
+    model: str,
+    given: Given,
+    targets: Sequence[str],
+    editors: Sequence[Editor],
+    steps: int | None,
+    any_words: bool = False,
+) -> int:
     """Print, for each target, which source token gives each target token its attention, and during which steps."""
     p2p = next((e for e in editors if isinstance(e, P2P)), None)
     if p2p is None:
         raise ReinvertError("--explain shows whose attention p2p keeps; choose --editor p2p")
     tokenizer = load_tokenizer(model)
+    prompts.check_words(model, load_world(model), [given.source, *targets], any_words)
+    prompts.warn_of_prompts(model, tokenizer, [given.source, *targets])
     if given.trajectory is not None:
         steps = given.trajectory.steps
     steps = Usual().steps if steps is None else steps

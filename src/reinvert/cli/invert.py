@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
             guidance=given.guidance(args.guidance, model),
             seed=args.seed,
             fit=args.fit or "crop",
+            any_words=args.any_words,
             watch=watch,
         )
     seconds, spent = time.perf_counter() - started, model.tally.since(before)

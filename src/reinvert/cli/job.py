@@ -91,6 +91,7 @@ class Job:
             seed=args.seed,
             mask=self.mask,
             fit=args.fit or "crop",
+            any_words=args.any_words,
             watch=watch,
         )
 

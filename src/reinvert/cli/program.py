@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
@@ -192,15 +192,23 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _show(message: Warning | str, *_: Any, **__: Any) -> None:
-    say(f"reinvert: {message}", error=True)
+def _shower() -> Callable[..., None]:
+    """What shows a warning in one line, and each one once: of many pictures with one prompt too."""
+    seen = set[str]()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            say(f"reinvert: {message}", error=True)
+
+    return show
 
 
 def _hush() -> None:
     """The libraries' notices about optional packages and deprecations are not for our users."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", ReinvertWarning)
-    warnings.showwarning = _show  # `main` puts it back
+    warnings.showwarning = _shower()  # `main` puts it back
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     logging.getLogger("torch").setLevel(logging.ERROR)

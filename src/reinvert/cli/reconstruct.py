@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
             guidance=given.guidance(args.guidance, model),
             seed=args.seed,
             fit=args.fit or "crop",
+            any_words=args.any_words,
             watch=watch,
         )
     told = {name: psnr(result.image, other) for name, other in _references(model, given, args).items()}

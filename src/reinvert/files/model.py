@@ -12,10 +12,11 @@ from typing import Annotated, Any, Final, Literal
 from annotated_types import Ge, Gt, Le, Len, MaxLen
 from pydantic import ConfigDict, Field, model_validator
 
-from reinvert.files.door import MIB, Line, OpenEntry, Says, check, read_json, refusal, shown
+from reinvert.files.door import MIB, Entry, Line, OpenEntry, Says, check, read_json, refusal, shown
 
 LARGEST: Final = 16 * MIB
 """Bytes of a configuration file."""
+NOTES: Final = "reinvert.json"
 MOST_LAYERS: Final = 512
 MOST: Final = 4_000_000
 """The largest whole number in a network's configuration: the words of the largest tokenizers are a quarter million."""
@@ -116,6 +117,24 @@ class NetworkConfig(OpenEntry):
         return self
 
 
+class UsualNote(Entry):
+    """What is usual for the model where nothing else is asked for."""
+
+    steps: Annotated[int, Ge(1), Le(1000)] = 50
+    """Sampling steps."""
+    guidance: Annotated[float, Ge(0), Le(100)] = 7.5
+    """The guidance scale of an edit."""
+
+
+class ModelNotes(Entry):
+    """`reinvert.json`, which a model's folder may have: what reinvert is to know of it beyond diffusers' format."""
+
+    usual: UsualNote | None = None
+    """What is usual for it; its family's if left out."""
+    words: Annotated[list[Annotated[Line, Len(1, 100)]], Len(1, 100_000)] | None = None
+    """Every word that it was trained with, in small letters; other words of a prompt are refused."""
+
+
 def _largest(value: Any) -> int | float:
     """The largest number of a value, and of lists their lengths too."""
     match value:
@@ -167,6 +186,13 @@ def prompt_length(folder: Path, name: str, tokenizer: str = "tokenizer", encoder
     return int(length)
 
 
+def read_notes(folder: Path, name: str) -> ModelNotes:
+    """What `reinvert.json` says; nothing where there is none."""
+    if not (folder / NOTES).exists():
+        return ModelNotes()
+    return check(ModelNotes, _values(folder, NOTES, name), _label(NOTES, name))
+
+
 def _read(folder: Path, file: str, kind: type[OpenEntry], name: str) -> dict[str, Any]:
     values = _values(folder, file, name)
     check(kind, values, _label(file, name))
@@ -190,4 +216,13 @@ def _label(file: str, name: str) -> str:
     return f"{file} of {shown(name)}"
 
 
-__all__ = ["ModelIndex", "check_network", "prompt_length", "read_index", "read_scheduler"]
+__all__ = [
+    "NOTES",
+    "ModelIndex",
+    "ModelNotes",
+    "check_network",
+    "prompt_length",
+    "read_index",
+    "read_notes",
+    "read_scheduler",
+]

@@ -98,6 +98,13 @@ class Scene:
         return replace(self, things=tuple(things))
 
 
+def caption_words() -> tuple[str, ...]:
+    """Every word that a caption can have, sorted: the only ones that the bundled model was trained with."""
+    phrases = " ".join((*PLACE.values(), *STYLE_PREFIX.values(), "a an and wearing facing"))
+    materials = (material for material in MATERIALS if material != "plain")
+    return tuple(sorted({*KINDS, *COLORS, *materials, *WEARABLES, *FACINGS, *phrases.split()}))
+
+
 def held_out(scene: Scene) -> bool:
     """Whether a scene shows a (kind, colour, background) combination that training never sees (about 10 %)."""
     return any(

@@ -28,6 +28,7 @@ from reinvert.files import check_value
 from reinvert.files.door import Seed
 from reinvert.image import MAX_ASPECT, MAX_PIXELS, Picture, Picturelike, Size, open_image, open_mask, to_image
 from reinvert.inversions.base import Progress
+from reinvert.prompts import warn_of_prompts
 
 Watch = Callable[[Progress], None]
 
@@ -123,6 +124,7 @@ class Trained:
         opened = open_image(picture, max_pixels=max_pixels)
         masked = self._opened_mask(mask, opened.size, max_pixels)
         seed = check_value(Seed, seed, "seed")
+        warn_of_prompts(Path(self.model).name, pipe.tokenizer, [text])
         most = int(pipe.scheduler.config.num_train_timesteps)
         if self.steps > most:
             raise ReinvertError(f"{self.steps} steps cannot be taken; choose at most {most}")
