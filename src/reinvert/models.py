@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple, cast
 
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
@@ -20,6 +21,8 @@ DTYPES: Final = {
     "fp16": "float16",
 }
 """What may be typed, and torch's name of it."""
+PICKLES: Final = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+"""Endings of files that run code when they are opened."""
 _DEVICE: Final = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
@@ -63,3 +66,47 @@ def check_dtype(name: str) -> None:
     """Raise `ReinvertError` unless it is "auto" or a dtype's name."""
     if name != "auto" and name not in DTYPES:
         raise ReinvertError(f"there is no dtype '{shown(name)}'; use auto, float32, bfloat16 or float16")
+
+
+class Lora(NamedTuple):
+    """A LoRA file, and how strongly it is added: 1 as it was trained, 0 not at all."""
+
+    path: Path
+    strength: float = 1.0
+
+
+def lora_of(given: Any) -> Lora:
+    """`FILE`, `FILE:0.8`, or (file, 0.8); raises `ReinvertError` unless it is a safetensors file that exists."""
+    path, strength = given if isinstance(given, tuple | list) and len(given) == 2 else (given, 1.0)
+    file, colon, typed = str(path).rpartition(":")
+    if colon and not Path(str(path)).exists() and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", typed):
+        path, strength = file, float(typed)
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not -10 <= strength <= 10:
+        raise ReinvertError(f"the strength of a LoRA is a number from -10 to 10, not {shown(repr(strength))}")
+    if not isinstance(path, str | Path):
+        raise ReinvertError(f"a LoRA is given as a file, or as (file, strength), not as {shown(repr(path))}")
+    check_safetensors(Path(path), "a LoRA")
+    return Lora(Path(path), float(strength))
+
+
+def loras_of(given: Any) -> tuple[Lora, ...]:
+    """One LoRA, or a list of them; see `lora_of`."""
+    single = isinstance(given, str | Path) or (
+        isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], int | float)
+    )
+    if not single and not isinstance(given, Sequence):
+        raise ReinvertError(f"lora takes a file, (file, strength), or a list of them, not {shown(repr(given))}")
+    return tuple(lora_of(one) for one in cast("Sequence[Any]", [given] if single else given))
+
+
+def check_safetensors(path: Path, what: str) -> None:
+    """Raise `ReinvertError` unless it is a safetensors file that exists."""
+    if path.suffix.lower() in PICKLES:
+        raise ReinvertError(
+            f"{shown(path.name)} is a pickle, which can run any program when it is opened, so reinvert never does; "
+            "take the .safetensors file of the same model, or convert it where you trust it"
+        )
+    if not path.is_file():
+        raise ReinvertError(f"{shown(path)} does not exist")
+    if path.suffix.lower() != ".safetensors":
+        raise ReinvertError(f"{shown(path.name)} is not {what} that can be read: take a .safetensors file")

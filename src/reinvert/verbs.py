@@ -605,6 +605,7 @@ def _settings(
     edited = [[{"name": e.name, **e.at(stand_in, i).settings} for e in editors] for i in range(cases)]
     return {
         "model": model.name,
+        **model.additions,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "source": list(trajectory.prompts),

@@ -81,6 +81,8 @@ class Backbone(Protocol):
     tally: Tally
     lock: ModelLock
     """Held by the thread that works on the model."""
+    additions: Mapping[str, Any]
+    """Records of what was added to its weights when it was loaded: "lora", a list of files, and "vae"."""
     image_size: int
     """Usual height and width of a picture, in pixels."""
     multiple: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
+import json
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -108,10 +109,12 @@ def _shift(vae: Any) -> float:
     return float(getattr(vae.config, "shift_factor", None) or 0.0)
 
 
-def fingerprint(networks: Sequence[torch.nn.Module]) -> Fingerprint:
-    """Configuration hash, and the mean magnitude of 32 weight tensors spread over the networks."""
+def fingerprint(networks: Sequence[torch.nn.Module], additions: Mapping[str, Any] | None = None) -> Fingerprint:
+    """Hash of the configuration and of what was added to the weights, and the mean magnitude of 32 weight tensors
+    spread over the networks."""
     shapes = [(n, tuple(p.shape)) for net in networks for n, p in sorted(net.named_parameters())]
     tensors = [p for net in networks for _, p in sorted(net.named_parameters())]
     picked = tensors[:: max(1, len(tensors) // 32)]
     probe = tuple(round(float(p.detach().float().flatten()[:4096].abs().mean()), 6) for p in picked)
-    return Fingerprint(hashlib.sha256(repr(shapes).encode()).hexdigest()[:16], probe)
+    about = repr(shapes) + (json.dumps(additions, sort_keys=True) if additions else "")
+    return Fingerprint(hashlib.sha256(about.encode()).hexdigest()[:16], probe)

@@ -57,6 +57,7 @@ class FlowTransformer:
             network.requires_grad_(False).eval()
         self.transformer, self.vae, self.patch = transformer, vae, patch
         self._encoders = tuple(encoders)
+        self.additions: Mapping[str, Any] = {}
         self.name, self.tally, self.usual, self.lock = name, Tally(), usual, ModelLock()
         self.device, self.dtype = cast(torch.device, transformer.device), cast(torch.dtype, transformer.dtype)
         kind = scheduler.get("_class_name", "FlowMatchEulerDiscreteScheduler")
@@ -181,4 +182,4 @@ class FlowTransformer:
         return self._layers
 
     def fingerprint(self) -> Fingerprint:
-        return fingerprint((self.transformer, self.vae, *self._encoders))
+        return fingerprint((self.transformer, self.vae, *self._encoders), self.additions)

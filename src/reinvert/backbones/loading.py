@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 
+from reinvert.backbones.additions import add_lora, check_vae, folder_digest
 from reinvert.backbones.base import Backbone, World
 from reinvert.backbones.families import class_of, component_folders, families, family_of
 from reinvert.backbones.lock import Busy, check_busy
@@ -23,7 +24,7 @@ from reinvert.backbones.pipeline import from_pipeline, is_pipeline
 from reinvert.backbones.weights import read_network
 from reinvert.errors import ReinvertError
 from reinvert.files.model import NOTES, ModelNotes, prompt_length, read_index, read_notes, read_scheduler
-from reinvert.models import BUNDLED, DTYPES, Usual, check_device, check_dtype, check_name
+from reinvert.models import BUNDLED, DTYPES, Usual, check_device, check_dtype, check_name, loras_of
 
 
 def load(
@@ -32,6 +33,8 @@ def load(
     dtype: str | torch.dtype = "auto",
     *,
     revision: str | None = None,
+    lora: str | Path | Sequence[Any] = (),
+    vae: str | Path | None = None,
     busy: Busy = "wait",
 ) -> Backbone:
     """Load a model.
@@ -40,15 +43,22 @@ def load(
     `revision` may name a branch, tag or commit); or a pipeline of diffusers that is already loaded: its weights are
     shared, its LoRA, textual inversions, device and dtype kept, and its attention processors given back after every
     edit. `device` "auto" takes CUDA, then MPS, then the CPU; `dtype` "auto" is float16 on CUDA (bfloat16 for flow
-    transformers) and float32 elsewhere. Edits on one model from several threads wait for each other; with `busy`
+    transformers) and float32 elsewhere.
+
+    `lora` is a safetensors file, "FILE:0.8" or (file, 0.8) with its strength, or a list of those; they are added to the
+    weights. `vae` is a folder with another VAE in diffusers format.
+
+    Edits on one model from several threads wait for each other; with `busy`
     "raise", one that would have to wait raises `BusyError`. Raises `ReinvertError` with one sentence for anything that
     is missing.
     """
     check_busy(busy)
     if isinstance(name, str | Path):
-        model = open_model(name, device, dtype, revision=revision)
+        model = open_model(name, device, dtype, revision=revision, lora=lora, vae=vae)
         check_inputs(model, str(name))
     else:
+        if lora or vae is not None:
+            raise ReinvertError("a loaded pipeline keeps its own LoRA and VAE: load them into the pipeline")
         model = _shared(name, device, dtype)
     model.lock.busy = busy
     return model
@@ -73,8 +83,13 @@ def open_model(
     dtype: str | torch.dtype = "auto",
     *,
     revision: str | None = None,
+    lora: str | Path | Sequence[Any] = (),
+    vae: str | Path | None = None,
 ) -> Backbone:
     """`load` without asking whether the network takes latents alone: trained editors have networks that take more."""
+    loras = loras_of(lora)
+    if vae is not None and not (Path(vae) / "config.json").is_file():
+        raise ReinvertError(f"{vae} is no VAE in diffusers format: give the folder that holds its config.json")
     where, shown = pick_device(device), str(name)
     folder = _folder(shown, revision)
     index = read_index(folder, shown)
@@ -83,11 +98,17 @@ def open_model(
     present = [part for part in family.parts if class_of(index, part) is not None]
     with _quiet():
         parts = {part: _component(folder, part, index, shown, kind) for part in present}
+        additions: dict[str, Any] = {}
+        if vae is not None:
+            parts["vae"] = _other_vae(Path(vae), parts["vae"], shown, kind)
+            additions["vae"] = {"folder": Path(vae).name, "sha256": folder_digest(Path(vae))}
         for part, loaded in parts.items():
             if isinstance(loaded, torch.nn.Module):
                 # Many VAEs overflow in float16; their configuration says so.
                 full = part == "vae" and kind == torch.float16 and cast(Any, loaded).config.get("force_upcast", True)
                 loaded.to(where, torch.float32 if full else kind)
+        if loras:
+            additions["lora"] = add_lora(parts, family, loras, shown)
     check_vocabularies(parts, shown)
     scheduler = read_scheduler(folder, shown) if "scheduler" in index else {}
     if shown not in BUNDLED and Path(name).exists():
@@ -95,6 +116,7 @@ def open_model(
     options = {option: index[option] for option in family.options if option in index}
     try:
         model = family.open(parts | options, scheduler, shown)
+        model.additions = additions
         model.nothing(1)  # tokenizer and text encoder fit together
     except ReinvertError:
         raise
@@ -114,6 +136,19 @@ def _note(model: Backbone, folder: Path, name: str) -> None:
 
 def _world(notes: ModelNotes) -> World | None:
     return None if notes.words is None else World(frozenset(word.lower() for word in notes.words))
+
+
+def _other_vae(folder: Path, own: Any, name: str, dtype: torch.dtype) -> Any:
+    """The VAE of a folder, which may be that of a whole model or stand alone."""
+    entry = ("diffusers", type(own).__name__)
+    try:
+        other = read_network(folder.parent, folder.name, entry, str(folder.parent), dtype)
+    except ReinvertError:
+        raise
+    except Exception as error:
+        raise ReinvertError(f"the VAE in {folder} cannot be loaded: {_reason(error)}") from error
+    check_vae(other, own, name)
+    return other
 
 
 def check_inputs(model: Backbone, name: str) -> None:

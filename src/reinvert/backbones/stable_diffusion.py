@@ -54,6 +54,7 @@ class StableDiffusion:
             network.requires_grad_(False).eval()
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         self.words = Words.of(tokenizer)
+        self.additions: Mapping[str, Any] = {}
         self.name, self.tally, self.usual, self.lock = name, Tally(), Usual(), ModelLock()
         self.device, self.dtype = cast(torch.device, unet.device), cast(torch.dtype, unet.dtype)
         # The pipelines of diffusers force steps_offset to 1 and clip_sample to False; so did every published run.
@@ -194,7 +195,7 @@ class StableDiffusion:
         return self.unet, self.vae, self.text_encoder
 
     def fingerprint(self) -> Fingerprint:
-        return fingerprint(self._networks())
+        return fingerprint(self._networks(), self.additions)
 
 
 def _tiny() -> StableDiffusion:

@@ -19,7 +19,7 @@ from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.trajectory import SUFFIX
 from reinvert.image import MAX_PIXELS, FitMode, open_image, to_image
-from reinvert.models import BUNDLED, check_device, check_dtype, check_name
+from reinvert.models import BUNDLED, check_device, check_dtype, check_name, loras_of
 
 if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are answered before
     from reinvert.backbones import Backbone
@@ -35,6 +35,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME", help="picturebook, a folder in diffusers format, or a Hub id [picturebook]"
     )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:X]",
+        help="add a LoRA (.safetensors) to the model, X times as strongly [1]; may be given several times",
+    )
+    parser.add_argument("--vae", metavar="FOLDER", help="another VAE in diffusers format")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 [auto]")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -46,6 +54,7 @@ def check_model_options(args: argparse.Namespace) -> None:
         check_name(args.model)
     check_device(args.device)
     check_dtype(args.dtype)
+    args.lora = loras_of(getattr(args, "lora", []))
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +165,7 @@ def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone
 
     name = model_name(args, given)
     with waiting(f"loading {name}", args.quiet):
-        model = load(name, args.device, args.dtype)
+        model = load(name, args.device, args.dtype, lora=args.lora, vae=args.vae)
     if given is not None:
         check_picture(args, model, given)
     return model

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     seconds, spent = time.perf_counter() - started, model.tally.since(before)
     settings = {
         "model": model.name,
+        **model.additions,
         "dtype": str(model.dtype).removeprefix("torch."),
         "source": given.source,
         "inversion": {"name": inversion.name, **inversion.settings},
