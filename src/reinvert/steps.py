@@ -107,3 +107,32 @@ def consistency(state: State, predict: Predictor, moment: Moment) -> State:
     """
     clean = predict(state.x, moment).clean
     return replace(state, latents=(clean if moment.last else moment.next_level.signal * clean,))
+
+
+# --- flows: steps along a velocity, d x / d sigma, of which the level's noise is sigma ------------------------------
+
+
+def gap(moment: Moment) -> float:
+    """How far a step goes along the velocity: sigma_s - sigma_t, below 0 on the way down."""
+    return moment.next_level.noise - moment.level.noise
+
+
+def rising(moment: Moment) -> bool:
+    """Whether a step goes up, towards noise."""
+    return moment.s > moment.t
+
+
+def explicit(state: State, predict: Predictor, moment: Moment) -> State:
+    """Euler's step with the network asked where the latent stands, on the way up too.
+
+    Flow Matching for Generative Modeling, 2022, arXiv 2210.02747. On the way down it is `ddim`; on the way up DDIM's
+    habit is to ask at the upper end.
+    """
+    return replace(state, latents=(predict(state.x, moment.asking(moment.t)).at(moment.next_level),))
+
+
+def midway(predict: Predictor, moment: Moment, x: Tensor, velocity: Tensor) -> Tensor:
+    """The velocity halfway through a step, reached from `x` along `velocity`."""
+    middle = (moment.t + moment.s) / 2
+    there = moment.asking(middle, predict.model.level(middle), evaluation=1)
+    return predict.answer(x + gap(moment) / 2 * velocity, there)

@@ -27,15 +27,16 @@ from reinvert.display import line, quoted, table
 from reinvert.errors import ReinvertError
 from reinvert.files import refusal, shown
 from reinvert.files.trajectory import FORMAT, SUFFIX, TrajectoryHeader, read_header
-from reinvert.hooks import Hooks
+from reinvert.hooks import Chain, Hooks
 from reinvert.image import MAX_ASPECT, Write, atomic_write
 from reinvert.level import Moment, Time
 from reinvert.loop import Guidance, State, Step, walk
 from reinvert.text import Conditioning, Text
 
-Kept = tuple[Literal["one", "step", "level"], Literal["latent", "text"]]
+Kept = tuple[Literal["one", "step", "level"], Literal["latent", "text", "features"]]
 """The shape of a tensor that an inversion needs again: its first axis (`one` entry, one a `step`, or one a `level`,
-which are one more), and behind the axis of cases a `latent` [channel, h, w] or a `text` [token, dim]."""
+which are one more), and behind the axis of cases a `latent` [channel, h, w] or a `text` [token, dim]; `features` are
+any number of tensors [1, case, head, token, dim] below the name (`reinvert.features`)."""
 
 
 @runtime_checkable
@@ -52,6 +53,10 @@ class Method(Protocol):
 
     def conditioning(self, trajectory: Trajectory, conditioning: Conditioning) -> Conditioning:
         """What is said on the way down, if more than the prompts and the null side."""
+        ...
+
+    def hooks(self, trajectory: Trajectory) -> Hooks | None:
+        """A rule of its own for the way down, below those of the editors, or None."""
         ...
 
     @property
@@ -178,7 +183,7 @@ class Trajectory:
             maker.conditioning(self, self.conditioning(model, targets)),
             guidance=scales,
             step=self.stepper or maker.step(self),
-            hooks=hooks,
+            hooks=_together(maker.hooks(self), hooks),
             anchor=None if self.pulled is None else Anchor(path, **self.pulled),
             who=f"the edit after {self.inversion} inversion",
         )
@@ -219,7 +224,16 @@ class Trajectory:
                 if shape != wanted:
                     had, takes = (f"{'nothing' if s is None else list(s)}" for s in (shape, wanted))
                     raise self._unfit(f"a null side of shape {had}, and {model.name} takes {takes}")
+        heads = {n for n, (_, what) in keeps.items() if what == "features"}
         for name in sorted({*keeps, *self.kept}):
+            if name in heads:
+                continue
+            if (
+                name.partition(".")[0] in heads
+                and self.kept[name].ndim == 5
+                and self.kept[name].shape[:2] == (1, cases)
+            ):
+                continue
             shape = (first[keeps[name][0]], cases, *behind[keeps[name][1]]) if name in keeps else None
             found = tuple(self.kept[name].shape) if name in self.kept else None
             if shape != found:
@@ -331,6 +345,11 @@ class Trajectory:
             kept={n.removeprefix(_KEPT): t for n, t in wide.items() if n.startswith(_KEPT)},
             source_guidance=header.source_guidance,
         )
+
+
+def _together(own: Hooks | None, hooks: Hooks | None) -> Hooks | None:
+    """The inversion's own rule below those of the editors."""
+    return Chain([own, hooks]) if own is not None and hooks is not None else own or hooks
 
 
 _KEPT = "kept."

@@ -102,6 +102,8 @@ class Backbone(Protocol):
     """Whether the way from the picture to noise is straight: levels are (1 - sigma, sigma), and answers velocities."""
     kinds: frozenset[Kind]
     """The kinds of attention that its network has."""
+    patch: int
+    """Cells of the latents a side that make one token of the network's."""
 
     @property
     def network(self) -> torch.nn.Module:
@@ -126,6 +128,11 @@ class Backbone(Protocol):
 
     def nothing(self, n: int) -> Text:
         """What no prompt is, [n]: the encoding of "", or whatever else the model was trained with."""
+        ...
+
+    def arrange(self, noise: Tensor) -> Tensor:
+        """Noise [n, channel, h, w], drawn in memory order, where the programs of this family draw it: FLUX's draw
+        packed tokens. The same numbers in other places."""
         ...
 
     def encode(self, images: Tensor) -> Tensor:

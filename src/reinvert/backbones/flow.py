@@ -114,6 +114,10 @@ class FlowTransformer:
         sigma = time / self._range
         return Level(1 - sigma, sigma)
 
+    def arrange(self, noise: Tensor) -> Tensor:
+        """See `Backbone.arrange`."""
+        return noise
+
     # --- images -------------------------------------------------------------------------------------------------
 
     def encode(self, images: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class StableDiffusion:
     null_side = True
     flow = False
     world: World | None = None
+    patch = 1
     kinds: frozenset[Kind] = frozenset({"self", "cross"})
 
     def __init__(
@@ -127,6 +128,10 @@ class StableDiffusion:
     def nothing(self, n: int) -> Text:
         """The encoding of ""."""
         return self.encode_text([""]).expand(n)
+
+    def arrange(self, noise: Tensor) -> Tensor:
+        """See `Backbone.arrange`."""
+        return noise
 
     def encode(self, images: Tensor) -> Tensor:
         return vae_encode(self.vae, images)

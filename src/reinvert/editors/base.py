@@ -76,6 +76,8 @@ class Editor:
     """Whether it acts on the null side or on the difference of the sides, so that guidance 1 makes it idle."""
     needs_null_side: ClassVar[bool] = False
     """Whether it acts on the null side, so that it cannot serve models that have none."""
+    needs_flow: ClassVar[bool] = False
+    """Whether it walks along a velocity, so that it serves flow models only."""
     acts_on: ClassVar[tuple[Kind, ...]] = ()
     """The kinds of attention that it acts on or reads: a model must have them all."""
     reads_maps: ClassVar[bool] = False
@@ -98,6 +100,8 @@ class Editor:
 
     def lacks(self, model: Backbone, *, masked: bool = False) -> str | None:
         """Why this editor cannot serve a model (given a user's mask or not), or None."""
+        if self.needs_flow and not model.flow:
+            return f"{self.name} walks along the velocity of a flow, and {model.name} is a diffusion model"
         if self.needs_null_side and not model.null_side:
             return f"{self.name} acts on the null side of guidance, which {model.name} does not have"
         missing = [kind for kind in self.acts_on if kind not in model.kinds]

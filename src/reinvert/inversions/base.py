@@ -71,6 +71,8 @@ class Inversion:
     """Whether an edit may leave out the first steps of its walk and begin from the path's own latents."""
     needs_null_side: ClassVar[bool] = False
     """Whether it learns or fills the null side, so that it cannot serve models that have none."""
+    needs_flow: ClassVar[bool] = False
+    """Whether it walks along a velocity, so that it serves flow models only."""
     acts_on: ClassVar[tuple[Kind, ...]] = ()
     """The kinds of attention that it acts on or reads: a model must have them all."""
     finds_noise: ClassVar[bool] = True
@@ -107,12 +109,18 @@ class Inversion:
         """Whether something is fitted to the guidance of the edit to come, so that no other scale can be used."""
         return False
 
+    def hooks(self, trajectory: Trajectory) -> Hooks | None:
+        """A rule of its own for the way down, below those of the editors, or None."""
+        return None
+
     def refuses(self, editors: Sequence[str]) -> str | None:
         """Why this inversion cannot serve these editors (their names), or None."""
         return None
 
     def lacks(self, model: Backbone) -> str | None:
         """Why this inversion cannot serve a model, or None."""
+        if self.needs_flow and not model.flow:
+            return f"inversion {self.name} walks along the velocity of a flow, and {model.name} is a diffusion model"
         if self.needs_null_side and not model.null_side:
             return f"inversion {self.name} learns the null side of guidance, which {model.name} does not have"
         missing = [kind for kind in self.acts_on if kind not in model.kinds]
@@ -183,6 +191,12 @@ def climb(
         path.append(state.x[0])
         yield Progress("inverting", moment.index + 1, moment.steps)
     return torch.stack(path)
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse a share that is none."""
+    if not 0 <= value <= 1:
+        raise ReinvertError(f"{name} is a share between 0 and 1, not {value}")
 
 
 def check_depth(depth: float) -> None:

@@ -1,0 +1,116 @@
+"""Attention features of a picture's inversion that its edits meet again: kept on the way up, given back on the way down.
+
+A feature is the queries, keys or values of one joint attention layer in one evaluation of the network. Its place is
+(k, evaluation, layer), where k counts steps from the noisy end in both directions, so that the k-th step of an edit
+meets what the inversion saw between the same two levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reinvert.errors import ReinvertError
+from reinvert.hooks import Attend, Hooks, Kind, Layer, Site, sdpa
+from reinvert.level import Moment
+from reinvert.steps import rising
+from reinvert.text import Side
+
+Part = Literal["q", "k", "v"]
+PARTS: tuple[Part, ...] = ("q", "k", "v")
+FEATURES = "features"
+"""What their names in a trajectory begin with."""
+
+
+def place(moment: Moment) -> int:
+    """The step's place counted from the noisy end, whichever way it goes."""
+    return moment.steps - 1 - moment.index if rising(moment) else moment.index
+
+
+def name(part: Part, moment: Moment, layer: Layer) -> str:
+    """The name a feature is kept under in a trajectory."""
+    return f"{FEATURES}.{part}.{place(moment)}.{moment.evaluation}.{layer.name}"
+
+
+@dataclass(frozen=True)
+class Where:
+    """The steps and layers whose features are kept: the `steps` noisiest steps, and the blocks `first` to `last`
+    (both included) of the network's `part`, counted from 0 ("any": every block of the network)."""
+
+    steps: int
+    first: int = 0
+    last: int = 10**9
+    part: Literal["double", "single", "any"] = "any"
+
+    def at(self, moment: Moment) -> bool:
+        return place(moment) < self.steps
+
+    def has(self, layer: Layer) -> bool:
+        return self.part in ("any", layer.part) and self.first <= layer.index <= self.last
+
+    def require(self, layers: Sequence[Layer]) -> None:
+        """Refuse a model that has none of the layers."""
+        if not any(self.has(layer) for layer in layers):
+            raise ReinvertError(
+                f"this model has no {'' if self.part == 'any' else self.part + ' '}blocks from {self.first} to "
+                f"{self.last}; choose other layers"
+            )
+
+
+@dataclass
+class Recorder(Hooks):
+    """Keeps features of the source's text side while a picture is inverted; changes nothing."""
+
+    where: Where
+    parts: Collection[Part] = ("v",)
+    kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """[1, case, head, token, dim] by name; the second axis is the case, as a trajectory's `kept` wants it."""
+
+    def touches(self, kind: Kind, moment: Moment) -> bool:
+        return kind == "joint" and self.where.at(moment)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+        if site.side is Side.TEXT and site.kind == "joint" and self.where.has(site.layer):
+            for part, heads in zip(PARTS, (q, k, v), strict=True):
+                if part in self.parts:
+                    # The loop's batch is used again at the next step; what is kept must not be a view of it.
+                    self.kept[name(part, site.moment, site.layer)] = heads[:1].detach().clone()
+        return inner(q, k, v, site)
+
+
+@dataclass(frozen=True)
+class Injector(Hooks):
+    """Gives features back to the targets of an edit, in both sides; the source keeps its own.
+
+    `replaced` parts take the kept ones' place, to `added` parts they are added, after being multiplied by `scale`.
+    What was not kept (the first evaluation of a solver that carries its velocity) is left as it is.
+    """
+
+    where: Where
+    kept: Mapping[str, Tensor]
+    replaced: Collection[Part] = ("v",)
+    added: Collection[Part] = ()
+    scale: float = 1.0
+
+    def touches(self, kind: Kind, moment: Moment) -> bool:
+        return kind == "joint" and self.where.at(moment)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+        if site.kind == "joint" and self.where.at(site.moment) and self.where.has(site.layer):
+            q, k, v = (self._changed(part, heads, site) for part, heads in zip(PARTS, (q, k, v), strict=True))
+        return inner(q, k, v, site)
+
+    def _changed(self, part: Part, heads: Tensor, site: Site) -> Tensor:
+        kept = self.kept.get(name(part, site.moment, site.layer))
+        if kept is None or (part not in self.replaced and part not in self.added):
+            return heads
+        given = self.scale * kept.to(heads)
+        if given.shape[1:] != heads.shape[1:]:
+            raise ReinvertError("the features of this trajectory are of another size than its latents; invert again")
+        own = [(h if branch == 0 else given[0] if part in self.replaced else h + given[0])
+               for branch, h in zip(site.branches, heads, strict=True)]  # fmt: skip
+        return torch.stack(own)
