@@ -31,7 +31,7 @@ def inverted(model, inversion, x0: torch.Tensor, steps: int, seed: int = 0, prom
 def test_flowedit_is_the_authors_on_stable_diffusion_3() -> None:
     model, about, own = recorded("flowedit_sd3_n10")
     start = inverted(model, Nothing(), own["source"], 10)
-    editor, before = FlowEdit(n_max=7, source_guidance=3.5), model.tally.forwards
+    editor, before = FlowEdit(n_max=7.0, source_guidance=3.5), model.tally.forwards
     final = watch_walk(model, start, (TARGET,), (editor,), 13.5, seed=42)[-1]
     assert relative_l2(final[1], own["final"]) < about["tolerance"]
     assert torch.equal(final[0], own["source"])
@@ -41,7 +41,7 @@ def test_flowedit_is_the_authors_on_stable_diffusion_3() -> None:
 def test_flowedit_is_the_authors_on_flux() -> None:
     model, about, own = recorded("flowedit_flux_n10")
     start = inverted(model, Nothing(), own["source"], 10)
-    editor, before = FlowEdit(n_max=8, source_guidance=1.5), model.tally.forwards
+    editor, before = FlowEdit(n_max=8.0, source_guidance=1.5), model.tally.forwards
     final = watch_walk(model, start, (TARGET,), (editor,), 5.5, seed=10)[-1]
     assert relative_l2(final[1], own["final"]) < about["tolerance"]
     assert model.tally.forwards - before == about["forwards"]
@@ -50,12 +50,10 @@ def test_flowedit_is_the_authors_on_flux() -> None:
 def test_rf_inversion_is_the_authors() -> None:
     model, about, own = recorded("rfinversion_n10")
     before = model.tally.forwards
-    # The authors' program draws the posterior sample first, from the same generator.
-    drawn = torch.Generator().manual_seed(0)
-    torch.randn(own["source"].shape, generator=drawn)
-    y1 = model.arrange(torch.randn(own["y1"].shape, generator=drawn))
-    assert torch.equal(y1, own["y1"])
-    trajectory = inverted(model, RFInversion(after_sample=True), own["source"], 10)
+    # The authors' program drew a posterior sample first, from the same generator.
+    source = Source(model, own["source"], (SOURCE,), 10, drawn=1)
+    assert torch.equal(next(source.draws()), own["y1"])
+    trajectory = RFInversion().invert(source)
     assert relative_l2(trajectory.start, own["inverted"]) < about["tolerance"]
     final = watch_walk(model, trajectory, (TARGET,), (), 3.5)[-1]
     assert relative_l2(final[1], own["final"]) < about["tolerance"]

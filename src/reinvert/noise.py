@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 
-def draws(like: Tensor, seed: int) -> Iterator[Tensor]:
+Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
+"""(shape, generator) -> standard normal noise of that shape, float32 on the CPU."""
+
+
+def in_order(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Noise drawn in the order of its axes."""
+    return torch.randn(shape, generator=generator)
+
+
+def channels_last(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Noise [n, channel, h, w] drawn cell by cell, all channels of one before the next: what `randn_like` gives to
+    latents whose picture came from an array [h, w, channel]."""
+    empty = torch.empty(shape).to(memory_format=torch.channels_last)
+    return empty.normal_(generator=generator).contiguous()
+
+
+def draws(like: Tensor, seed: int, draw: Draw = in_order, skip: int = 0) -> Iterator[Tensor]:
     """Endless standard normal tensors shaped like `like` [case, ...], in its dtype and on its device.
 
-    Every case has a generator of its own with the same seed. They are drawn in float32, the field's convention.
+    Every case has a generator of its own with the same seed. They are drawn in float32, the field's convention. The
+    first `skip` draws are thrown away, which somebody else took in order.
     """
     generators = [torch.Generator().manual_seed(seed) for _ in like]
+    shape = (1, *like.shape[1:])
+    for _ in range(skip):
+        for generator in generators:
+            in_order(shape, generator)
     while True:
-        drawn = [torch.randn((1, *like.shape[1:]), generator=generator) for generator in generators]
-        yield torch.cat(drawn).to(like)
+        yield torch.cat([draw(shape, generator) for generator in generators]).to(like)

@@ -130,9 +130,9 @@ class Backbone(Protocol):
         """What no prompt is, [n]: the encoding of "", or whatever else the model was trained with."""
         ...
 
-    def arrange(self, noise: Tensor) -> Tensor:
-        """Noise [n, channel, h, w], drawn in memory order, where the programs of this family draw it: FLUX's draw
-        packed tokens. The same numbers in other places."""
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Standard normal noise [n, channel, h, w], float32 on the CPU, drawn in the order in which the programs of
+        this family draw it (FLUX's draw packed tokens): the same seed gives their noise."""
         ...
 
     def encode(self, images: Tensor) -> Tensor:

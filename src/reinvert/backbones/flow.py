@@ -26,6 +26,7 @@ from reinvert.backbones.lock import ModelLock
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Layer
 from reinvert.level import Level, Moment, Split, Time
+from reinvert.noise import channels_last
 from reinvert.text import Text
 
 
@@ -114,9 +115,9 @@ class FlowTransformer:
         sigma = time / self._range
         return Level(1 - sigma, sigma)
 
-    def arrange(self, noise: Tensor) -> Tensor:
-        """See `Backbone.arrange`."""
-        return noise
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """See `Backbone.draw`: as latents lie in memory that were encoded from a picture [h, w, channel]."""
+        return channels_last(shape, generator)
 
     # --- images -------------------------------------------------------------------------------------------------
 

@@ -91,9 +91,12 @@ class Flux(FlowTransformer):
         cells = tokens.unflatten(-1, (-1, p, p)).unflatten(1, (h // p, w // p))
         return cells.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
-    def arrange(self, noise: Tensor) -> Tensor:
-        """See `Backbone.arrange`: the numbers are those of packed tokens."""
-        return self.unpack(noise.reshape(self.pack(noise).shape), (noise.shape[-2], noise.shape[-1]))
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """See `Backbone.draw`: packed tokens."""
+        n, _, h, w = shape
+        tokens = (h // self.patch) * (w // self.patch)
+        packed = torch.randn(n, tokens, math.prod(shape) // (n * tokens), generator=generator)
+        return self.unpack(packed, (h, w))
 
     def positions(self, latent: tuple[int, int]) -> Tensor:
         """(0, row, column) of every token of the picture, [token, 3]; those of the text stand at (0, 0, 0)."""

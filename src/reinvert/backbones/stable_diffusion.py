@@ -28,6 +28,7 @@ from reinvert.backbones.lock import ModelLock
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
+from reinvert.noise import in_order
 from reinvert.text import Text
 from reinvert.words import Words
 
@@ -129,9 +130,9 @@ class StableDiffusion:
         """The encoding of ""."""
         return self.encode_text([""]).expand(n)
 
-    def arrange(self, noise: Tensor) -> Tensor:
-        """See `Backbone.arrange`."""
-        return noise
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """See `Backbone.draw`."""
+        return in_order(shape, generator)
 
     def encode(self, images: Tensor) -> Tensor:
         return vae_encode(self.vae, images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks, Kind
 from reinvert.level import Time
 from reinvert.loop import State, Step, walk
+from reinvert.noise import draws
 from reinvert.steps import ddim
 from reinvert.text import Conditioning
 from reinvert.trajectory import Kept, Trajectory, source_conditioning
@@ -46,6 +47,12 @@ class Source:
     guidance: float = 7.5
     seed: int = 0
     pictures: Tensor | None = None
+    drawn: int = 0
+    """How many draws of the latents' shape were taken from the seed before, to encode the pictures."""
+
+    def draws(self) -> Iterator[Tensor]:
+        """Standard normal tensors in the latents' shape, from the seed's next draw on, in the model's own order."""
+        return draws(self.x0, self.seed, self.model.draw, self.drawn)
 
     def grid(self, offset: int | None = None) -> tuple[Time, ...]:
         """The model's times for these latents, from noise to clean."""

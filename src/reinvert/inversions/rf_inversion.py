@@ -21,7 +21,6 @@ from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Inversion, Inverting, Source, check_share, climb
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, Step, add_noise
-from reinvert.noise import draws
 from reinvert.steps import gap
 from reinvert.trajectory import Trajectory
 
@@ -70,7 +69,7 @@ class RFInversion(Inversion):
 
     def stages(self, source: Source) -> Inverting:
         model, x0 = source.model, source.x0
-        given = model.arrange(next(draws(x0, source.seed)))
+        given = next(source.draws())
         grid = down = source.grid()
         noisiest = float(down[0])
         if self.times == "published":

@@ -33,7 +33,7 @@ class UniInv(Inversion):
     needs_flow: ClassVar[bool] = True
     depth: float = 0.6
     """Share of the grid that is climbed, from the clean end (alpha in the paper: 0.6 to 0.8); an edit begins there."""
-    conditioning: Literal["nothing", "prompt"] = "nothing"
+    prompt: Literal["empty", "source"] = "empty"
     """What the network is conditioned on while inverting: the empty prompt, as published, or the source's."""
     zero_init: bool = False
     """Begin with no velocity instead of the network's at the picture; saves one evaluation."""
@@ -53,7 +53,7 @@ class UniInv(Inversion):
 
     def stages(self, source: Source) -> Inverting:
         times = grid_to(source, self.depth)
-        silent = replace(source, prompts=("",) * len(source.prompts)) if self.conditioning == "nothing" else source
+        silent = replace(source, prompts=("",) * len(source.prompts)) if self.prompt == "empty" else source
         path = yield from climb(silent, self.inversion_guidance, self._up, times, who="Uni-Inv")
         pulled = {"strength": self.strength, "every": 1, "carry": "none"} if self.strength > 0 else None
         return self._trajectory(source, path, pulled=pulled, times=times)
