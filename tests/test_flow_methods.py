@@ -1,13 +1,12 @@
-"""The methods made for flows, against what the authors' programs computed and against the invariants of their papers."""
+"""The methods made for flows, against what the authors' programs computed and the invariants of their papers."""
 
 from __future__ import annotations
 
 import parity_flow
 import pytest
 import torch
-from conftest import SOURCE, TARGET, gap, relative_l2, watch_walk
+from conftest import SOURCE, TARGET, relative_l2, watch_walk
 
-from reinvert.backbones.loading import families
 from reinvert.editors.flowedit import FlowEdit
 from reinvert.editors.stable_flow import StableFlow
 from reinvert.editors.uni_edit import UniEdit

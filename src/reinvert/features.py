@@ -1,4 +1,4 @@
-"""Attention features of a picture's inversion that its edits meet again: kept on the way up, given back on the way down.
+"""Attention features of a picture's inversion that its edits meet again: kept going up, given back going down.
 
 A feature is the queries, keys or values of one joint attention layer in one evaluation of the network. Its place is
 (k, evaluation, layer), where k counts steps from the noisy end in both directions, so that the k-th step of an edit
@@ -38,27 +38,32 @@ def name(part: Part, moment: Moment, layer: Layer) -> str:
 
 @dataclass(frozen=True)
 class Where:
-    """The steps and layers whose features are kept: the `steps` noisiest steps, and the blocks `first` to `last`
-    (both included) of the network's `part`, counted from 0 ("any": every block of the network)."""
+    """The steps and layers whose features are kept: the `steps` noisiest steps, and the blocks `first` to `last` (both
+    included, negative ones counted from the end) of the network's `part`. A network that has no single blocks gives
+    all its blocks for them."""
 
     steps: int
     first: int = 0
-    last: int = 10**9
+    last: int = -1
     part: Literal["double", "single", "any"] = "any"
 
     def at(self, moment: Moment) -> bool:
         return place(moment) < self.steps
 
-    def has(self, layer: Layer) -> bool:
-        return self.part in ("any", layer.part) and self.first <= layer.index <= self.last
-
-    def require(self, layers: Sequence[Layer]) -> None:
-        """Refuse a model that has none of the layers."""
-        if not any(self.has(layer) for layer in layers):
+    def layers(self, layers: Sequence[Layer]) -> frozenset[str]:
+        """The names of the layers, of those of a network. Raises `ReinvertError` where it has none of them."""
+        part = self.part if any(layer.part == self.part for layer in layers) else "any"
+        mine = [layer for layer in layers if part in ("any", layer.part)]
+        blocks = sorted({(layer.depth, layer.index) for layer in mine})
+        count = len(blocks)
+        first, last = (number + count if number < 0 else number for number in (self.first, self.last))
+        taken = set(blocks[max(0, first) : last + 1])
+        if not taken:
             raise ReinvertError(
-                f"this model has no {'' if self.part == 'any' else self.part + ' '}blocks from {self.first} to "
-                f"{self.last}; choose other layers"
+                f"this model has no {'' if part == 'any' else part + ' '}blocks from {self.first} to {self.last}, but "
+                f"{count} of them, counted from 0; choose other layers"
             )
+        return frozenset(layer.name for layer in mine if (layer.depth, layer.index) in taken)
 
 
 @dataclass
@@ -66,6 +71,7 @@ class Recorder(Hooks):
     """Keeps features of the source's text side while a picture is inverted; changes nothing."""
 
     where: Where
+    layers: frozenset[str]
     parts: Collection[Part] = ("v",)
     kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """[1, case, head, token, dim] by name; the second axis is the case, as a trajectory's `kept` wants it."""
@@ -74,7 +80,7 @@ class Recorder(Hooks):
         return kind == "joint" and self.where.at(moment)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
-        if site.side is Side.TEXT and site.kind == "joint" and self.where.has(site.layer):
+        if site.side is Side.TEXT and site.kind == "joint" and site.layer.name in self.layers:
             for part, heads in zip(PARTS, (q, k, v), strict=True):
                 if part in self.parts:
                     # The loop's batch is used again at the next step; what is kept must not be a view of it.
@@ -100,7 +106,7 @@ class Injector(Hooks):
         return kind == "joint" and self.where.at(moment)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
-        if site.kind == "joint" and self.where.at(site.moment) and self.where.has(site.layer):
+        if site.kind == "joint" and self.where.at(site.moment):
             q, k, v = (self._changed(part, heads, site) for part, heads in zip(PARTS, (q, k, v), strict=True))
         return inner(q, k, v, site)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-
 Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
 """(shape, generator) -> standard normal noise of that shape, float32 on the CPU."""
 

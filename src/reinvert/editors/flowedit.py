@@ -35,8 +35,8 @@ class FlowEdit(Editor):
     draws_start: ClassVar[bool] = True
     needs_flow: ClassVar[bool] = True
     when: ClassVar[str] = (
-        "First choice on flow models: no inversion, free of the picture's structure as far as n_max says. Not where the "
-        "background must stay as it is to the pixel."
+        "First choice on flow models: no inversion, and as free of the picture's structure as n_max says. Not where "
+        "the background must stay as it is to the pixel."
     )
     n_max: float = 0.66
     """The noisiest step that is taken, counted from the clean end: a number of steps, or below 1 a share of them
@@ -60,7 +60,7 @@ class FlowEdit(Editor):
         most, least = (round(n * steps) if n < 1 else min(round(n), steps) for n in (self.n_max, self.n_min))
         if most < 1 or least > most:
             raise ReinvertError(
-                f"of {steps} steps n_max takes {most} and n_min {least}: take at least one, and n_min no more than n_max"
+                f"of {steps} steps n_max takes {most} and n_min {least}: take at least one, and no more for n_min"
             )
         return most, least
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from reinvert.backbones.base import Backbone
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
@@ -53,11 +54,15 @@ class StableFlow(Editor):
     def __post_init__(self) -> None:
         self.blocks()
 
-    def bind(self, case: Case) -> Hooks:
+    def lacks(self, model: Backbone, *, masked: bool = False) -> str | None:
         blocks = self.blocks()
-        if not any(layer.index in blocks.get(layer.part, ()) for layer in case.model.layers()):
-            raise ReinvertError(f"{case.model.name} has none of these blocks; set double and single to its own")
-        return _StableFlowHooks(blocks)
+        reason = super().lacks(model, masked=masked)
+        if reason is None and not any(layer.index in blocks.get(layer.part, ()) for layer in model.layers()):
+            return f"{model.name} has none of stable_flow's blocks; set double and single to vital blocks of its own"
+        return reason
+
+    def bind(self, case: Case) -> Hooks:
+        return _StableFlowHooks(self.blocks())
 
 
 class _StableFlowHooks(Hooks):

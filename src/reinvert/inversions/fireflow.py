@@ -45,12 +45,12 @@ class FireFlow(Inversion):
     can_begin_later: ClassVar[bool] = False
     inject: int = 1
     """Noisiest steps whose features are kept in the inversion and given to the targets."""
-    first_layer: int = 20
-    """First block that takes part."""
-    last_layer: int = 37
+    first_layer: int = -18
+    """First block that takes part, counted from 0, or from the end if below 0 (published: the last 18 of FLUX)."""
+    last_layer: int = -1
     """Last block that takes part."""
     part: Literal["single", "double", "any"] = "single"
-    """Which of the network's blocks these are: FLUX's single or double ones; those of Stable Diffusion 3 are double."""
+    """Which of the network's blocks these are; a network that has no single blocks takes all of its blocks for them."""
     strategy: str = "replace_v"
     """What is done with the features, several joined by +: replace_q, replace_k, replace_v, add_q, add_k, add_v."""
     scale: float = 1.0
@@ -83,9 +83,8 @@ class FireFlow(Inversion):
         return tuple(cast(Part, word[-1]) for word in words if word.startswith(deed))
 
     def stages(self, source: Source) -> Inverting:
-        if self.inject:
-            self.where.require(source.model.layers())
-        recorder = Recorder(self.where, {*self._parts("replace"), *self._parts("add")})
+        layers = self.where.layers(source.model.layers()) if self.inject else frozenset[str]()
+        recorder = Recorder(self.where, layers, {*self._parts("replace"), *self._parts("add")})
         path = yield from climb(
             source,
             self.inversion_guidance,

@@ -5,7 +5,7 @@
 
 Taming Rectified Flow for Inversion and Editing, 2024, arXiv 2411.04746. The paper's second-order Taylor step is the
 midpoint rule. Differs from the authors' code: the source is held on its inverted path, so that it comes back and costs
-nothing (`strength=0` renders it again). On a model without single blocks (Stable Diffusion 3) set `part`.
+nothing (`strength=0` renders it again).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class RFSolver(Inversion):
     can_begin_later: ClassVar[bool] = False
     inject: int = 3
     """Noisiest steps whose attention values are kept in the inversion and given to the targets (published: 2 to 5)."""
-    first_layer: int = 20
-    """First block that takes part."""
-    last_layer: int = 37
+    first_layer: int = -18
+    """First block that takes part, counted from 0, or from the end if below 0 (published: the last 18 of FLUX)."""
+    last_layer: int = -1
     """Last block that takes part."""
     part: Literal["single", "double", "any"] = "single"
-    """Which of the network's blocks these are: FLUX's single or double ones; those of Stable Diffusion 3 are double."""
+    """Which of the network's blocks these are; a network that has no single blocks takes all of its blocks for them."""
     inversion_guidance: float = 1.0
     """Guidance scale while inverting."""
     strength: float = 1.0
@@ -69,9 +69,8 @@ class RFSolver(Inversion):
         return Where(self.inject, self.first_layer, self.last_layer, self.part)
 
     def stages(self, source: Source) -> Inverting:
-        if self.inject:
-            self.where.require(source.model.layers())
-        recorder = Recorder(self.where)
+        layers = self.where.layers(source.model.layers()) if self.inject else frozenset[str]()
+        recorder = Recorder(self.where, layers)
         path = yield from climb(
             source,
             self.inversion_guidance,
