@@ -62,6 +62,25 @@ LIGHT: list[tuple[int, str]] = [
     (2, "edit cat.png --source a --target b --mask missing.png"),
     (2, "edit cat.png --source a --target b -o nowhere/x.png"),
     (2, "edit cat.png --source a --target b -o x.gif"),
+    (2, "edit cat.png --source a --target b --steps 0"),
+    (2, "edit cat.png --source a --target b --steps 1001"),
+    (2, "edit cat.png --source a --target b --seed -1"),
+    (2, "edit cat.png --source a --target b --guidance nan"),
+    (2, "edit cat.png --source a --target b --max-pixels 0"),
+    (2, "edit cat.png --source a --target b --max-pixels 5"),
+    (2, "edit cat.png --source a --target b --device meta"),
+    (2, "edit cat.png --source a --target b --device hpu"),
+    (2, "edit cat.png --source a\udc80 --target b"),
+    (2, "edit cat.png --source a --target b --strength 7"),
+    (2, "edit cat.png --source a --target b --every 0"),
+    (2, "edit cat.png --source a --target b --inversion ddim --depth 7"),
+    (2, "edit cat.png --source a --target b --editor sdedit --strength -1"),
+    (2, "edit cat.png --source a --target b --editor sdedit --inversion null_text"),
+    (2, "edit cat.png --source a --target b --editor infedit+sdedit"),
+    (2, "edit cat.png --source a --target b --editor blended_latent"),
+    (2, "edit cat.png --source a --target b --editor p2plus --guidance 1"),
+    (2, "edit cat.png --source a --target b --inversion none"),
+    (2, "draw --scene deep.json"),
     (2, "invert missing.png --source a"),
     (2, "invert cat.png --source a --inversion dirct"),
     (2, "reconstruct cat.png"),
@@ -72,6 +91,10 @@ LIGHT: list[tuple[int, str]] = [
     (2, "gallery nothing"),
     (2, "bench"),
     (2, "bench run"),
+    (2, "bench run --data picturebook:1 --out o --device xla"),
+    (2, "bench run --data missing --out o"),
+    (2, "bench score missing"),
+    (2, "bench report missing"),
 ]
 
 
@@ -79,6 +102,7 @@ def test_torch_is_not_loaded_to_answer(tmp_path: Path):
     """In one process: what an answer loads stays loaded, so the first that loads torch is the culprit."""
     make_picture(0).save(tmp_path / "cat.png")
     (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     path = os.pathsep.join([str(Path(reinvert.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps([line.split() for _, line in LIGHT]), json.dumps(HEAVY)],

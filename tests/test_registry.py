@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import typing
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,29 @@ def test_a_page_says_what_its_class_says(group, name) -> None:
 
 def class_variables(cls: type) -> set[str]:
     return {n for n, hint in typing.get_type_hints(cls).items() if typing.get_origin(hint) is typing.ClassVar}
+
+
+def sentence_of(call: Callable[[], object]) -> str | None:
+    try:
+        call()
+    except ReinvertError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("group", ["inversions", "editors"])
+def test_what_a_class_refuses_its_page_refuses_in_the_same_words(group) -> None:
+    refused = 0
+    for name in registry.names(group):
+        cls = registry.find(group, name)
+        for argument in registry.schema(group, name):
+            wrong = (-1, 0, 2, 10**6) if argument.type is int else (-1.0, 0.0, 1.5, 1e9)
+            for value in wrong if argument.type in (int, float) else ():
+                own = sentence_of(partial(cls, **{argument.name: value}))
+                read = sentence_of(partial(registry.checked, group, name, {argument.name: value}))
+                assert own == read, (name, argument.name, value)
+                refused += own is not None
+    assert refused > 20
 
 
 def test_pages_are_read_without_torch() -> None:

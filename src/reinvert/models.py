@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from reinvert.errors import ReinvertError, meant
-from reinvert.files import shown
+from reinvert.files import read_json, shown
 
 BUNDLED: Final = {"picturebook": Path(__file__).parent / "picturebook" / "model"}
 DTYPES: Final = {
@@ -54,6 +54,19 @@ def check_name(name: str) -> None:
         return
     hint = meant(name, BUNDLED, "give picturebook, a folder in diffusers format, or a Hub id like org/model")
     raise ReinvertError(f"there is no model '{shown(name)}'; {hint}")
+
+
+def check_steps(name: str, steps: int | None) -> None:
+    """Raise `ReinvertError` for more steps than the schedule of a bundled model, or of a folder, has."""
+    if steps is None:
+        return
+    try:
+        config: Any = read_json(BUNDLED.get(name, Path(name)) / "scheduler" / "scheduler_config.json")
+        limit = config["num_train_timesteps"]
+    except (ReinvertError, KeyError, TypeError):  # on the Hub, or not as it should be: loading it will tell
+        return
+    if isinstance(limit, int) and steps > limit:
+        raise ReinvertError(f"{steps} steps cannot be taken; choose between 1 and {limit}")
 
 
 def check_device(name: str) -> None:

@@ -1,4 +1,5 @@
-"""A method's page read as text: its fields, their types and defaults, and its docstrings, without importing it.
+"""A method's page read as text: its fields, their types and defaults, its docstrings, and what it checks of its fields,
+without importing it.
 
 Methods import torch, which takes seconds; whoever only wants the help, or mistyped a flag, does not wait for it. The
 source stays the one truth: what is read here equals what the dataclass itself says (tests/test_registry.py).
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from reinvert.errors import ReinvertError
@@ -39,6 +41,20 @@ class Page:
     class_doc: str
     variables: Mapping[str, Any]
     fields: Mapping[str, PageField] = field(default_factory=dict[str, PageField])
+    post_init: Callable[[], Callable[[Any], None]] | None = None
+    """Its `__post_init__`, once it is asked for; None if it has none."""
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raise the `ReinvertError` that the class would raise for these values of its fields, if it can be known."""
+        if self.post_init is None:
+            return
+        told = {name: values.get(name, each.default) for name, each in self.fields.items()}
+        try:
+            self.post_init()(SimpleNamespace(**told))
+        except ReinvertError:
+            raise
+        except Exception:  # it asks for more than the fields: then the class itself will tell
+            return
 
 
 @cache
@@ -52,7 +68,15 @@ def read_page(module: str, base_module: str, base: str) -> Page:
     for owner, name in reversed(lineage):
         _read_class(_source(owner), name, variables, fields)
     node = source.classes[lineage[0][1]]
-    return Page(ast.get_docstring(source.tree) or "", ast.get_docstring(node) or "", variables, fields)
+    post_init = next(filter(None, (_post_init(_source(owner), name) for owner, name in lineage)), None)
+    return Page(ast.get_docstring(source.tree) or "", ast.get_docstring(node) or "", variables, fields, post_init)
+
+
+def _post_init(source: _Source, name: str) -> Callable[[], Callable[[Any], None]] | None:
+    for node in source.classes[name].body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__post_init__":
+            return cache(partial(source.function, node))
+    return None
 
 
 class _Source(Mapping[str, Any]):
@@ -67,10 +91,13 @@ class _Source(Mapping[str, Any]):
         self.classes: dict[str, ast.ClassDef] = {}
         self.assigned: dict[str, ast.expr] = {}
         self.imported: dict[str, tuple[str, str]] = {}
+        self.functions: dict[str, ast.FunctionDef] = {}
         for node in self.tree.body:
             match node:
                 case ast.ClassDef():
                     self.classes[node.name] = node
+                case ast.FunctionDef():
+                    self.functions[node.name] = node
                 case ast.Assign(targets=[ast.Name(id=target)], value=value):
                     self.assigned[target] = value
                 case ast.AnnAssign(target=ast.Name(id=target), value=ast.expr() as value):
@@ -83,6 +110,8 @@ class _Source(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name in self.assigned:
             return self.value(self.assigned[name])
+        if name in self.functions:
+            return self.function(self.functions[name])
         if name not in self.imported:
             raise KeyError(name)
         origin, original = self.imported[name]
@@ -91,18 +120,27 @@ class _Source(Mapping[str, Any]):
         return getattr(import_module(origin), original)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.assigned or name in self.imported
+        return name in self.assigned or name in self.functions or name in self.imported
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self.assigned, **self.imported})
+        return iter({**self.assigned, **self.functions, **self.imported})
 
     def __len__(self) -> int:
-        return len({**self.assigned, **self.imported})
+        return len({**self.assigned, **self.functions, **self.imported})
 
     def value(self, node: ast.expr) -> Any:
         """What an expression of this module is. (It is our own source: it runs as well when it is imported.)"""
         code = compile(ast.Expression(node), self.name, "eval")
         return eval(code, {"__builtins__": builtins}, self)
+
+    def function(self, node: ast.FunctionDef) -> Any:
+        """A function of this module, with the names that it uses; what it is annotated with is not looked at."""
+        inner = (child for line in node.body for child in ast.walk(line))
+        used = {child.id for child in inner if isinstance(child, ast.Name)} - {node.name}
+        scope: dict[str, Any] = {"__builtins__": builtins} | {name: self[name] for name in used if name in self}
+        bare = ast.Module([node], [])
+        exec(compile(bare, self.name, "exec", annotations.compiler_flag), scope)
+        return scope[node.name]
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reinvert import registry
+from reinvert import legal, registry
 from reinvert.backbones.base import Backbone
 from reinvert.editors.base import Editor
 from reinvert.errors import ReinvertError
@@ -23,21 +23,11 @@ def why_not(
 
     `guidance` None stands for any scale above 1.
     """
-    drawing = [editor.name for editor in editors if editor.draws_start]
-    if len(drawing) > 1:
-        return f"{' and '.join(drawing)} each begin from noise of their own; choose one of them"
-    if drawing and inversion.finds_noise:
-        return f"{drawing[0]} begins from noise of its own; use it with inversion none"
-    if not drawing and not inversion.finds_noise:
-        return f"inversion {inversion.name} leaves no noise to begin from; choose another one"
-    for editor in editors:
-        if editor.needs_mask and not masked:
-            return f"{editor.name} needs a mask (--mask)"
-        if editor.needs_guidance and guidance == 1:
-            return f"{editor.name} needs a null side, which guidance 1 does not have; choose another --guidance"
-        reason = editor.refuses(inversion)
-        if reason:
-            return reason
+    known = legal.reason(inversion, editors, masked=masked, guidance=guidance)
+    refused = (editor.refuses(inversion) for editor in editors)
+    reason = known or next((why for why in refused if why is not None), None)
+    if reason:
+        return reason
     if model is not None:
         lacking = [inversion.lacks(model), *(editor.lacks(model, masked=masked) for editor in editors)]
         reason = next((why for why in lacking if why is not None), None)

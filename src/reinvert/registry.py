@@ -132,13 +132,15 @@ def make(group: Group, name: str, arguments: Mapping[str, Any] | None = None) ->
 
 
 def checked(group: Group, name: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The arguments as the method takes them: their names and types are checked, without importing it."""
+    """The arguments as the method takes them: their names, types and bounds are checked, without importing it."""
     known = {argument.name: argument.type for argument in schema(group, name)}
     values = {given: _tupled(value) for given, value in (arguments or {}).items()}
     for given, value in values.items():
         if given not in known:
             raise ReinvertError(f"{name} has no argument '{shown(given)}'; it has {', '.join(known) or 'none'}")
         values[given] = check_value(known[given], value, f"{given} of {name}")
+    if name not in _points(group):
+        _page(group, name).check(values)
     return values
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from reinvert.cli.bench_report import configure_report, configure_score, run_report, run_score
 from reinvert.cli.terminal import console, say
-from reinvert.cli.values import number, whole
+from reinvert.cli.values import number, positive, seed, steps, whole
 from reinvert.errors import ReinvertError
+from reinvert.models import check_device, check_dtype
 
 if TYPE_CHECKING:
     from reinvert.bench.plan import Plan
@@ -64,10 +65,10 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
         help="reconstruct: the recipes' inversions (all, if none is named) with and without text and guidance [edit]",
     )
     parser.add_argument("--model", metavar="NAME", help="in place of the recipes' own (not of trained editors)")
-    parser.add_argument("--steps", type=whole, metavar="N", help="in place of the recipes' own; told in the records")
+    parser.add_argument("--steps", type=steps, metavar="N", help="in place of the recipes' own; told in the records")
     parser.add_argument("--guidance", type=number, metavar="X", help="in place of the recipes' own; told as well")
-    parser.add_argument("--limit", type=whole, metavar="N", help="only the first cases")
-    parser.add_argument("--batch", type=whole, default=4, metavar="N", help="cases made together [4]")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first cases")
+    parser.add_argument("--batch", type=positive, default=4, metavar="N", help="cases made together [4]")
     parser.add_argument(
         "--workers",
         default="1",
@@ -83,8 +84,19 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def check_data(given: str) -> None:
+    """Tell of data that is not there before torch is loaded."""
+    if not given.startswith("picturebook:") and not Path(given).expanduser().exists():
+        from reinvert.bench.data import open_data
+
+        open_data(given)
+
+
 def run_run(args: argparse.Namespace) -> int:
     """0 also where cells failed: they are recorded, and told at the end."""
+    check_device(args.device)
+    check_dtype(args.dtype)
+    check_data(args.data)
     from reinvert.bench import ray_workers
     from reinvert.bench.plan import Asked, open_plan
     from reinvert.bench.runner import Job
@@ -258,8 +270,10 @@ def configure_make(parser: argparse.ArgumentParser) -> None:
     from reinvert.bench import make
 
     parser.add_argument("out", metavar="OUT", help="a new folder")
-    parser.add_argument("--count", type=whole, default=100, metavar="N", help="how many cases, of all ten types [100]")
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="which scenes [0]")
+    parser.add_argument(
+        "--count", type=positive, default=100, metavar="N", help="how many cases, of all ten types [100]"
+    )
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="which scenes [0]")
     parser.add_argument("--size", type=whole, default=make.SIZE, metavar="PIXELS", help=f"side [{make.SIZE}]")
     parser.add_argument(
         "--way",

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reinvert.cli.terminal import console, say
-from reinvert.cli.values import whole
+from reinvert.cli.values import positive, seed
 from reinvert.errors import ReinvertError
+from reinvert.files import shown
 
 if TYPE_CHECKING:
     from reinvert.bench.scoring import Run
@@ -35,12 +36,19 @@ def configure_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jpeg75", action="store_true", help="compress results first, as the published programs did")
     parser.add_argument("--of-the-paper", action="store_true", help="compat as the evaluator's libraries were in 2023")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
-    parser.add_argument("--batch", type=whole, default=16, metavar="N", help="results scored together [16]")
+    parser.add_argument("--batch", type=positive, default=16, metavar="N", help="results scored together [16]")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def check_run(given: str) -> None:
+    """Tell of a run that is not there before torch is loaded."""
+    if not Path(given).is_dir():
+        raise ReinvertError(f"{shown(given)} is no folder; name the --out of a `reinvert bench run`")
 
 
 def run_score(args: argparse.Namespace) -> int:
     """Score what is not scored yet. 0 also where some records could not be scored: they are told."""
+    check_run(args.run)
     from reinvert.bench.data import open_data
     from reinvert.bench.score import CURRENT, OF_THE_PAPER
     from reinvert.bench.scoring import Setup, open_run, scores_path
@@ -117,17 +125,18 @@ def configure_report(parser: argparse.ArgumentParser) -> None:
         "--write", nargs="+", choices=FORMATS, default=[], metavar="FORMAT", help=f"files: {', '.join(FORMATS)}"
     )
     parser.add_argument("-o", "--out", metavar="DIR", help="where the files go [DIR/report]")
-    parser.add_argument("--resamples", type=whole, default=2000, metavar="N", help="of the bootstrap [2000]")
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of the bootstrap [0]")
+    parser.add_argument("--resamples", type=positive, default=2000, metavar="N", help="of the bootstrap [2000]")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the bootstrap [0]")
     parser.add_argument(
         "--data", metavar="DATA", help="the data of the run (pictures of the page), if it lies elsewhere"
     )
-    parser.add_argument("--megabytes", type=whole, default=40, metavar="N", help="of pictures in the page [40]")
-    parser.add_argument("--width", type=whole, metavar="N", help="characters of a terminal line")
+    parser.add_argument("--megabytes", type=positive, default=40, metavar="N", help="of pictures in the page [40]")
+    parser.add_argument("--width", type=positive, metavar="N", help="characters of a terminal line")
 
 
 def run_report(args: argparse.Namespace) -> int:
     """Print the tables of every mode that is scored, and write what is asked for."""
+    check_run(args.run)
     from reinvert.bench import report
     from reinvert.bench.published import against_published
     from reinvert.bench.scoring import open_run

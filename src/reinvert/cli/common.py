@@ -13,13 +13,13 @@ from PIL import Image
 from reinvert.cli.output import file_record, read_sidecar
 from reinvert.cli.progress import waiting
 from reinvert.cli.terminal import say
-from reinvert.cli.values import number, positive, text, whole
+from reinvert.cli.values import number, positive, seed, steps, text
 from reinvert.differences import psnr
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.trajectory import SUFFIX
 from reinvert.image import MAX_PIXELS, FitMode, open_image, to_image
-from reinvert.models import BUNDLED, check_device, check_dtype, check_name, loras_of
+from reinvert.models import BUNDLED, check_device, check_dtype, check_name, check_steps, loras_of
 
 if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are answered before
     from reinvert.backbones import Backbone
@@ -55,13 +55,14 @@ def check_model_options(args: argparse.Namespace) -> None:
     check_device(args.device)
     check_dtype(args.dtype)
     args.lora = loras_of(getattr(args, "lora", []))
+    check_steps(getattr(args, "model", None) or DEFAULT_MODEL, getattr(args, "steps", None))
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Source, steps, guidance, seed, fit; what is left out is told apart from what is typed."""
     parser.add_argument("--source", type=text, metavar="TEXT", help="what the picture shows")
     parser.add_argument(
-        "--steps", type=whole, metavar="N", help="sampling steps [the model's usual: 50 for Stable Diffusion]"
+        "--steps", type=steps, metavar="N", help="sampling steps [the model's usual: 50 for Stable Diffusion]"
     )
     parser.add_argument(
         "--guidance",
@@ -69,7 +70,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="guidance scale of the edit [the model's usual: 7.5 for Stable Diffusion]",
     )
-    parser.add_argument("--seed", type=whole, metavar="N", help="for methods that draw noise [0]")
+    parser.add_argument("--seed", type=seed, metavar="N", help="for methods that draw noise [0]")
     parser.add_argument(
         "--any-words",
         action="store_true",

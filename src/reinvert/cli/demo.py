@@ -14,7 +14,7 @@ from PIL import Image
 from reinvert.cli.common import add_model_options, check_model_options, load_model, tell
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, write_picture
 from reinvert.cli.progress import progress_bar
-from reinvert.cli.values import number, whole
+from reinvert.cli.values import number, steps
 from reinvert.differences import psnr
 from reinvert.errors import ReinvertError
 from reinvert.image import contact_sheet
@@ -55,7 +55,7 @@ EDITS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert demo`."""
     parser.add_argument("-o", "--output", metavar="FOLDER", default="demo", help="[demo]")
-    parser.add_argument("--steps", type=whole, default=50, metavar="N", help="sampling steps [50]")
+    parser.add_argument("--steps", type=steps, default=50, metavar="N", help="sampling steps [50]")
     parser.add_argument("--guidance", type=number, default=GUIDANCE, metavar="X", help=f"guidance scale [{GUIDANCE:g}]")
     add_model_options(parser)
 

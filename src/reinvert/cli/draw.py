@@ -8,7 +8,7 @@ from random import Random
 
 from reinvert.cli.common import output_path, tell
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, provenance, write_picture
-from reinvert.cli.values import text, whole
+from reinvert.cli.values import seed, text, whole
 from reinvert.errors import ReinvertError
 from reinvert.files import read_text, shown
 from reinvert.picturebook.caption import read_caption, read_scene, scene_json
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--scene", metavar="JSON", help="a scene description, or a file that holds one")
     what.add_argument("--random", action="store_true", help="any scene")
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="moves what the words leave open [0]")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="moves what the words leave open [0]")
     parser.add_argument("--size", type=whole, default=SIZE, metavar="N", help=f"side in pixels [{SIZE}]")
     parser.add_argument("-o", "--output", metavar="FILE", help="[scene.png here]")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from reinvert import legal
 from reinvert.cli import compare, many
 from reinvert.cli.common import (
     Given,
@@ -21,7 +22,7 @@ from reinvert.cli.common import (
     output_path,
     tell,
 )
-from reinvert.cli.flags import Chosen, add_method_flags
+from reinvert.cli.flags import Chosen, add_method_flags, usual_inversion
 from reinvert.cli.job import open_job, picture_of
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, numbered, write_pictures
 from reinvert.cli.progress import progress_bar
@@ -127,7 +128,11 @@ def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | N
     if args.compare:
         compare.run(job, chosen, output)
         return [output]
-    chosen.foresee(inversion=args.inversion, editors=job.editor_names(args.editor or "p2p"))
+    names = job.editor_names(args.editor or "p2p")
+    chosen.foresee(inversion=args.inversion, editors=names)
+    if job.given.trajectory is None:
+        asked = args.inversion or usual_inversion(names)
+        legal.check_names(asked, names, masked=args.mask is not None, guidance=args.guidance)
     chosen.check(groups)
     from reinvert.cli import explain
 

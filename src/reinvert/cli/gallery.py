@@ -17,7 +17,7 @@ from reinvert.cli.demo import GUIDANCE
 from reinvert.cli.flags import usual_inversion
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, read_sidecar, write_picture
 from reinvert.cli.progress import progress_bar
-from reinvert.cli.values import number, whole
+from reinvert.cli.values import number, positive, seed, steps
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
 from reinvert.image import contact_sheet, open_image
@@ -99,10 +99,10 @@ def made(
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert gallery`."""
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="only these rows [all]")
-    parser.add_argument("--steps", type=whole, default=25, metavar="N", help="sampling steps [25]")
+    parser.add_argument("--steps", type=steps, default=25, metavar="N", help="sampling steps [25]")
     parser.add_argument("--guidance", type=number, default=GUIDANCE, metavar="X", help=f"guidance scale [{GUIDANCE:g}]")
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="which edits [0]")
-    parser.add_argument("--cell", type=whole, default=128, metavar="PIXELS", help="side of a picture [128]")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="which edits [0]")
+    parser.add_argument("--cell", type=positive, default=128, metavar="PIXELS", help="side of a picture [128]")
     parser.add_argument("--cells", metavar="FOLDER", help="keep every picture there, and take those that are there")
     parser.add_argument("-o", "--output", metavar="FILE", default="gallery.png", help="[gallery.png]")
     add_model_options(parser)

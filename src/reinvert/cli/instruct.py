@@ -11,7 +11,7 @@ from reinvert.cli.common import add_max_pixels, check_model_options, output_path
 from reinvert.cli.flags import flag_of
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, file_record, provenance, write_picture
 from reinvert.cli.progress import progress_bar, waiting
-from reinvert.cli.values import kind_of, text, whole
+from reinvert.cli.values import kind_of, seed, text
 from reinvert.errors import ReinvertError
 from reinvert.image import open_image, open_mask
 
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--editor", choices=names, help="[instruct_pix2pix]")
     parser.add_argument("--recipe", metavar="NAME", help="a row of the comparison, or FILE.toml")
     parser.add_argument("--mask", metavar="FILE", help="for inpainting: redraw what is white in this picture")
-    parser.add_argument("--seed", type=whole, metavar="N", help="of the noise [0]")
+    parser.add_argument("--seed", type=seed, metavar="N", help="of the noise [0]")
     add_max_pixels(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 [auto]")

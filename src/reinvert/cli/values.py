@@ -103,6 +103,22 @@ def positive(text: str) -> int:
     return value
 
 
+def steps(text: str) -> int:
+    """A number of sampling steps; the most depends on the model."""
+    value = whole(text)
+    if value < 1:
+        raise ArgumentTypeError(f"{value} steps cannot be taken; choose at least 1")
+    return value
+
+
+def seed(text: str) -> int:
+    """A seed as torch and the files take it."""
+    value = whole(text)
+    if not 0 <= value < 2**63:
+        raise ArgumentTypeError(f"takes a whole number from 0 to 2^63 - 1, not '{shown(text)}'")
+    return value
+
+
 def share(text: str) -> float | tuple[float, float]:
     """A share of the run: "0.4" is its first 40 %, "0.2:0.9" what lies between."""
     try:
