@@ -35,7 +35,7 @@ class Usual:
 
 
 def check_name(name: str) -> None:
-    """Raise `ReinvertError` unless this is a bundled model, an existing folder, or could be a Hub id."""
+    """Raise `ReinvertError` unless this is a bundled model, a folder or safetensors file, or could be a Hub id."""
     if name in BUNDLED:
         return
     try:
@@ -45,10 +45,8 @@ def check_name(name: str) -> None:
     if is_folder:
         return
     if exists:
-        raise ReinvertError(
-            f"{shown(name)} is a file; reinvert loads folders in diffusers format (convert single-file checkpoints "
-            "with diffusers first)"
-        )
+        check_safetensors(Path(name), "a model")
+        return
     parts = name.split("/")
     if len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and re.fullmatch(r"[\w./-]{1,200}", name):
         return

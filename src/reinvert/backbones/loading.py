@@ -1,4 +1,4 @@
-"""Loading a backbone: a bundled name, a local folder in diffusers format, or a Hub id.
+"""Loading a backbone: a bundled name, a folder in diffusers format, a single file, a Hub id, or a loaded pipeline.
 
 Which family reads a model is decided by the class names in its index. Only safetensors are read and no remote code is
 run.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import Any, cast
 import torch
 
 from reinvert.backbones.additions import add_lora, check_vae, folder_digest
-from reinvert.backbones.base import Backbone, World
+from reinvert.backbones.base import Backbone, Family, World
 from reinvert.backbones.families import class_of, component_folders, families, family_of
 from reinvert.backbones.lock import Busy, check_busy
 from reinvert.backbones.pipeline import from_pipeline, is_pipeline
+from reinvert.backbones.single_file import Opened, load_words, read_single_file, settled
 from reinvert.backbones.weights import read_network
 from reinvert.errors import ReinvertError
 from reinvert.files.model import NOTES, ModelNotes, prompt_length, read_index, read_notes, read_scheduler
@@ -35,18 +36,21 @@ def load(
     revision: str | None = None,
     lora: str | Path | Sequence[Any] = (),
     vae: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     busy: Busy = "wait",
 ) -> Backbone:
     """Load a model.
 
-    `name` is a bundled name ("picturebook"), a folder in diffusers format, or a Hub id such as "org/model" (then
-    `revision` may name a branch, tag or commit); or a pipeline of diffusers that is already loaded: its weights are
+    `name` is a bundled name ("picturebook"), a folder in diffusers format, a checkpoint of Stable Diffusion 1.x, 2.x
+    or XL in one safetensors file, or a Hub id such as "org/model" (then `revision` may name a branch, tag or commit);
+    or a pipeline of diffusers that is already loaded: its weights are
     shared, its LoRA, textual inversions, device and dtype kept, and its attention processors given back after every
     edit. `device` "auto" takes CUDA, then MPS, then the CPU; `dtype` "auto" is float16 on CUDA (bfloat16 for flow
     transformers) and float32 elsewhere.
 
     `lora` is a safetensors file, "FILE:0.8" or (file, 0.8) with its strength, or a list of those; they are added to the
-    weights. `vae` is a folder with another VAE in diffusers format.
+    weights. `vae` is a folder with another VAE in diffusers format,
+    and `tokenizer` one with CLIP's tokenizer for a checkpoint in one file, which does not hold its words.
 
     Edits on one model from several threads wait for each other; with `busy`
     "raise", one that would have to wait raises `BusyError`. Raises `ReinvertError` with one sentence for anything that
@@ -54,11 +58,11 @@ def load(
     """
     check_busy(busy)
     if isinstance(name, str | Path):
-        model = open_model(name, device, dtype, revision=revision, lora=lora, vae=vae)
+        model = open_model(name, device, dtype, revision=revision, lora=lora, vae=vae, tokenizer=tokenizer)
         check_inputs(model, str(name))
     else:
-        if lora or vae is not None:
-            raise ReinvertError("a loaded pipeline keeps its own LoRA and VAE: load them into the pipeline")
+        if lora or vae is not None or tokenizer is not None:
+            raise ReinvertError("a loaded pipeline keeps its own LoRA, VAE and tokenizer: load them into the pipeline")
         model = _shared(name, device, dtype)
     model.lock.busy = busy
     return model
@@ -85,19 +89,24 @@ def open_model(
     revision: str | None = None,
     lora: str | Path | Sequence[Any] = (),
     vae: str | Path | None = None,
+    tokenizer: str | Path | None = None,
 ) -> Backbone:
     """`load` without asking whether the network takes latents alone: trained editors have networks that take more."""
     loras = loras_of(lora)
     if vae is not None and not (Path(vae) / "config.json").is_file():
         raise ReinvertError(f"{vae} is no VAE in diffusers format: give the folder that holds its config.json")
     where, shown = pick_device(device), str(name)
-    folder = _folder(shown, revision)
-    index = read_index(folder, shown)
-    family = family_of(index, shown)
-    kind = pick_dtype(dtype, where, family.half)
-    present = [part for part in family.parts if class_of(index, part) is not None]
+    place = _place(shown, revision)
     with _quiet():
-        parts = {part: _component(folder, part, index, shown, kind) for part in present}
+        if place.is_file():
+            words = None if tokenizer is None else Path(tokenizer)
+            opened = read_single_file(place, lambda family: pick_dtype(dtype, where, family.half), words)
+        elif tokenizer is not None:
+            raise ReinvertError(f"{shown} has a tokenizer of its own; --tokenizer is for checkpoints in one file")
+        else:
+            opened = _read_folder(place, shown, lambda family: pick_dtype(dtype, where, family.half))
+        parts, family, options = opened.parts, opened.family, opened.options
+        kind = pick_dtype(dtype, where, family.half)
         additions: dict[str, Any] = {}
         if vae is not None:
             parts["vae"] = _other_vae(Path(vae), parts["vae"], shown, kind)
@@ -110,10 +119,9 @@ def open_model(
         if loras:
             additions["lora"] = add_lora(parts, family, loras, shown)
     check_vocabularies(parts, shown)
-    scheduler = read_scheduler(folder, shown) if "scheduler" in index else {}
+    scheduler = settled(parts, opened.scheduler)
     if shown not in BUNDLED and Path(name).exists():
         shown = Path(name).name
-    options = {option: index[option] for option in family.options if option in index}
     try:
         model = family.open(parts | options, scheduler, shown)
         model.additions = additions
@@ -122,8 +130,19 @@ def open_model(
         raise
     except Exception as error:  # a configuration that the libraries take and that makes no sense
         raise ReinvertError(f"{shown} cannot be used: {_reason(error)}") from error
-    _note(model, folder, str(name))
+    if place.is_dir():
+        _note(model, place, str(name))
     return model
+
+
+def _read_folder(folder: Path, name: str, dtype: Callable[[Family], torch.dtype]) -> Opened:
+    """The parts of a model in diffusers format, on the CPU."""
+    index = read_index(folder, name)
+    family = family_of(index, name)
+    present = [part for part in family.parts if class_of(index, part) is not None]
+    parts = {part: _component(folder, part, index, name, dtype(family)) for part in present}
+    scheduler = read_scheduler(folder, name) if "scheduler" in index else {}
+    return Opened(parts, family, scheduler, {option: index[option] for option in family.options if option in index})
 
 
 def _note(model: Backbone, folder: Path, name: str) -> None:
@@ -192,9 +211,12 @@ def check_vocabularies(parts: Mapping[str, Any], name: str) -> None:
             )
 
 
-def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
+def load_tokenizer(name: str | Path, revision: str | None = None, tokenizer: str | Path | None = None) -> Any:
     """The tokenizer of a model alone: enough to check and explain prompts, in a fraction of `load`'s time."""
-    folder = _folder(str(name), revision)
+    folder = _place(str(name), revision)
+    if folder.is_file():
+        with _quiet():
+            return load_words(folder, None if tokenizer is None else Path(tokenizer))
     index = read_index(folder, str(name))
     family_of(index, str(name))
     with _quiet():
@@ -203,7 +225,8 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
 
 def load_world(name: str | Path, revision: str | None = None) -> World | None:
     """What a model's folder says about its world, without loading the model."""
-    return _world(read_notes(_folder(str(name), revision), str(name)))
+    place = _place(str(name), revision)
+    return None if place.is_file() else _world(read_notes(place, str(name)))
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -231,7 +254,8 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device, half: torch.dtype
     return getattr(torch, DTYPES[dtype])
 
 
-def _folder(name: str, revision: str | None) -> Path:
+def _place(name: str, revision: str | None) -> Path:
+    """A folder in diffusers format, or a checkpoint in one file."""
     if name in BUNDLED:
         if not BUNDLED[name].exists():
             raise ReinvertError(
@@ -240,7 +264,7 @@ def _folder(name: str, revision: str | None) -> Path:
             )
         return BUNDLED[name]
     check_name(name)
-    if Path(name).is_dir():
+    if Path(name).exists():
         return Path(name)
     return _download(name, revision)
 

@@ -33,7 +33,9 @@ MIN_PSNR: Final = 24.0
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="NAME", help="picturebook, a folder in diffusers format, or a Hub id [picturebook]"
+        "--model",
+        metavar="NAME",
+        help="picturebook, a folder in diffusers format, FILE.safetensors, or a Hub id [picturebook]",
     )
     parser.add_argument(
         "--lora",
@@ -41,6 +43,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE[:X]",
         help="add a LoRA (.safetensors) to the model, X times as strongly [1]; may be given several times",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FOLDER", help="CLIP's tokenizer, for a checkpoint in one file where it is not found"
     )
     parser.add_argument("--vae", metavar="FOLDER", help="another VAE in diffusers format")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
@@ -166,7 +171,7 @@ def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone
 
     name = model_name(args, given)
     with waiting(f"loading {name}", args.quiet):
-        model = load(name, args.device, args.dtype, lora=args.lora, vae=args.vae)
+        model = load(name, args.device, args.dtype, lora=args.lora, vae=args.vae, tokenizer=args.tokenizer)
     if given is not None:
         check_picture(args, model, given)
     return model

@@ -76,7 +76,7 @@ def run(job: Job, chosen: Chosen, output: Path) -> None:
 
     name = model_name(args, job.given)
     for column in compared:
-        check_words(name, job.given.source, job.targets, column.editors)
+        check_words(name, job.given.source, job.targets, column.editors, args.tokenizer)
     model = load_model(args, job.given)
     results: list[verbs.Result] = []
     trajectories: dict[str, Trajectory] = {}

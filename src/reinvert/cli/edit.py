@@ -138,9 +138,10 @@ def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | N
 
     inversion, editors = job.methods(chosen, args.inversion, args.editor or "p2p")
     chosen.check(groups)
-    explain.check_words(model_name(args, job.given), job.given.source, job.targets, editors)
+    name = model_name(args, job.given)
+    explain.check_words(name, job.given.source, job.targets, editors, args.tokenizer)
     if args.explain:
-        explain.run(model_name(args, job.given), job.given, job.targets, editors, args.steps, args.any_words)
+        explain.run(name, job.given, job.targets, editors, args.steps, args.any_words, args.tokenizer)
         return []
     model = load(args, job.given)
     with progress_bar(args.quiet) as watch:

@@ -18,7 +18,9 @@ from reinvert.errors import ReinvertError
 from reinvert.words import DEFAULT, explain_table, self_window, word_positions
 
 
-def check_words(model: str, source: str, targets: Sequence[str], editors: Sequence[Editor]) -> None:
+def check_words(
+    model: str, source: str, targets: Sequence[str], editors: Sequence[Editor], tokenizer_folder: str | None = None
+) -> None:
     """Refuse a word that does not occur in its prompt, naming those that do, before the model is loaded.
 
     An editor says which of its fields hold words of the source and of the targets; whatever is given word by word
@@ -36,7 +38,7 @@ def check_words(model: str, source: str, targets: Sequence[str], editors: Sequen
             else:
                 continue
             if wanted and tokenizer is None:
-                tokenizer = load_tokenizer(model)
+                tokenizer = load_tokenizer(model, tokenizer=tokenizer_folder)
             for prompt in told:
                 for word in wanted:
                     word_positions(tokenizer, prompt, word)
@@ -49,12 +51,13 @@ def run(
     editors: Sequence[Editor],
     steps: int | None,
     any_words: bool = False,
+    tokenizer_folder: str | None = None,
 ) -> int:
     """Print, for each target, which source token gives each target token its attention, and during which steps."""
     p2p = next((e for e in editors if isinstance(e, P2P)), None)
     if p2p is None:
         raise ReinvertError("--explain shows whose attention p2p keeps; choose --editor p2p")
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, tokenizer=tokenizer_folder)
     prompts.check_words(model, load_world(model), [given.source, *targets], any_words)
     prompts.warn_of_prompts(model, tokenizer, [given.source, *targets])
     if given.trajectory is not None:
