@@ -12,15 +12,20 @@ from conftest import SOURCE, TARGET, gap, relative_l2, watch_walk
 
 from reinvert.backbones.loading import families
 from reinvert.editors.flowedit import FlowEdit
+from reinvert.editors.kv_edit import KVEdit, _KVHooks
 from reinvert.editors.stable_flow import StableFlow
 from reinvert.editors.uni_edit import UniEdit
+from reinvert.hooks import Layer, Site, sdpa
 from reinvert.inversions.base import Source
 from reinvert.inversions.ddim import DDIM
 from reinvert.inversions.fireflow import FireFlow
+from reinvert.inversions.kv_inv import KVInv
 from reinvert.inversions.none import Nothing
 from reinvert.inversions.rf_inversion import RFInversion
 from reinvert.inversions.rf_solver import RFSolver
 from reinvert.inversions.uni_inv import UniInv
+from reinvert.level import Level, Moment
+from reinvert.text import Side
 from reinvert.trajectory import Trajectory
 
 
@@ -107,6 +112,18 @@ def test_uniedit_is_the_authors(name: str, region) -> None:
     assert relative_l2(trajectory.start, own["inverted"]) < about["tolerance"]
     final = watch_walk(model, trajectory, (TARGET,), (UniEdit(omega=5.0, region=region),), 1.0)[-1]
     assert relative_l2(final[1], own["final"]) < about["tolerance"]
+    assert model.tally.forwards - before == about["forwards"]
+
+
+def test_kv_edit_is_the_authors() -> None:
+    model, about, own = recorded("kvedit_n8")
+    before = model.tally.forwards
+    trajectory = inverted(model, KVInv(depth=0.75), own["source"], 8)
+    editor = KVEdit(background=0.0, compat="published")
+    mask = (torch.nn.functional.interpolate(own["mask"], (32, 32), mode="bilinear") > 0).float()
+    final = watch_walk(model, trajectory, (TARGET,), (editor,), 5.5, mask=mask)[-1]
+    assert relative_l2(final[1], own["final"]) < about["tolerance"]
+    assert torch.equal(final[0], own["source"])
     assert model.tally.forwards - before == about["forwards"]
 
 
@@ -210,6 +227,39 @@ def test_rf_inversion_at_full_strength() -> None:
     assert gap(path.start, next(source.draws())) < 1e-12
     path = RFInversion(eta=1.0, stop=1.0).invert(source)
     assert gap(last(model, path, targets=(TARGET, TARGET), guidance=3.5)[1], x0) < 1e-12
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_kv_edit_keeps_the_background_to_the_bit_and_edits_inside(name: str) -> None:
+    model, x0 = tiny(name)
+    path = KVInv().invert(Source(model, x0, (SOURCE, SOURCE), 4))
+    mask = torch.zeros(2, 1, *x0.shape[-2:])
+    mask[..., 4:9, 4:9] = 1
+    outcomes = []
+    for editor in (KVEdit(), KVEdit(background=0.0), KVEdit(re_init=True)):
+        final = last(model, path, (editor,), guidance=2.0, targets=(TARGET, TARGET), mask=mask)
+        assert torch.equal(final[0], x0)
+        assert torch.equal(final[1] * (1 - mask), x0 * (1 - mask))
+        assert gap(final[1], x0) > 1e-3
+        outcomes.append(final[1])
+    assert gap(outcomes[0], outcomes[1]) > 1e-6
+    assert gap(outcomes[0], outcomes[2]) > 1e-3
+
+
+def test_kv_edit_s_bias_is_added_to_the_logits_of_the_background() -> None:
+    q, k, v = (torch.randn(2, 1, 2, 6, 5, dtype=torch.float64) for _ in range(3))
+    layer = Layer("a", "double", 0)
+    moment = Moment(0, 1, 1000.0, 0.0, Level(0, 1), Level(1, 0))
+    site = Site(layer, "joint", Side.TEXT, (2, 2), (2, 2), (0, 1), moment, slice(2, 6), slice(0, 2))
+    kept = {f"features.{part}.0.0.a": torch.randn(1, 1, 2, 4, 5, dtype=torch.float64) for part in "kv"}
+    inside = torch.tensor([[True, False, False, True]])
+    out = _KVHooks(inside, kept, 1.5).attend(q, k, v, site)
+    assert gap(out[0], sdpa(q, k, v, site)[0]) < 1e-12
+    k, v = k.clone(), v.clone()
+    k[1, ..., 3:5, :], v[1, ..., 3:5, :] = (kept[f"features.{part}.0.0.a"][0, ..., 1:3, :] for part in "kv")
+    logits = q[1] @ k[1].transpose(-1, -2) / 5**0.5
+    logits[..., 3:5] += 1.5
+    assert gap(out[1], logits.softmax(-1) @ v[1]) < 1e-12
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -73,6 +73,8 @@ class Recorder(Hooks):
     where: Where
     layers: frozenset[str]
     parts: Collection[Part] = ("v",)
+    picture_only: bool = False
+    """Keep the picture's tokens and leave those of the text."""
     kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """[1, case, head, token, dim] by name; the second axis is the case, as a trajectory's `kept` wants it."""
 
@@ -84,7 +86,8 @@ class Recorder(Hooks):
             for part, heads in zip(PARTS, (q, k, v), strict=True):
                 if part in self.parts:
                     # The loop's batch is used again at the next step; what is kept must not be a view of it.
-                    self.kept[name(part, site.moment, site.layer)] = heads[:1].detach().clone()
+                    own = heads[:1, ..., site.picture, :] if self.picture_only else heads[:1]
+                    self.kept[name(part, site.moment, site.layer)] = own.detach().clone()
         return inner(q, k, v, site)
 
 

@@ -385,7 +385,8 @@ def prepared_edit(
 
     def case() -> Case:
         path, steps = trajectory.path.to(model.device), trajectory.walked
-        return Case(model, trajectory.prompts, targets, steps, path, masks, seed, trajectory.steps, own)
+        kept = trajectory.kept
+        return Case(model, trajectory.prompts, targets, steps, path, masks, seed, trajectory.steps, own, kept)
 
     for editor in editors:
         trajectory = editor.prepare(trajectory, case())

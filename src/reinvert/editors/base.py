@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -35,6 +35,8 @@ class Case:
     """Steps of the whole grid, where only the last `steps` of them are walked (0: all)."""
     own: tuple[Mapping[str, Any], ...] = ()
     """For a batch whose cases differ in more than their prompts: fields of editors by name, one mapping per case."""
+    kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """What else the inversion kept (`Trajectory.kept`)."""
 
     @property
     def latent(self) -> tuple[int, int]:
