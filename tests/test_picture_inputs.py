@@ -278,7 +278,8 @@ wrong = [
     dict(target="a \udc80 dog"), dict(blend=5), dict(blend="cat"), dict(blend=("cat", "dog", "x")), dict(blend=()),
     dict(blend=(1, 2)), dict(boost=5), dict(boost={"dog": "2"}), dict(boost={5: 2.0}), dict(inversion=5),
     dict(inversion=reinvert.edit), dict(editor=5), dict(editor=None), dict(editor=[5]), dict(editor=[]), dict(fit=5),
-    dict(max_pixels="5"), dict(max_pixels=0), dict(watch=5), dict(model=None), dict(model="picturebook"),
+    dict(max_pixels="5"), dict(max_pixels=0), dict(batch_size=0), dict(batch_size="2"),
+    dict(watch=5), dict(model=None), dict(model="picturebook"),
     dict(image=path, source=5), dict(image=path, source=None, mask=5),
 ]
 told = []
@@ -287,6 +288,7 @@ for change in wrong:
     before = model.tally.copy()
     for verb in (reinvert.edit, reinvert.invert, reinvert.reconstruct):
         taken = ("model", "image", "source", "steps", "guidance", "seed", "inversion", "fit", "max_pixels", "watch")
+        taken += ("batch_size",)
         if verb is reinvert.invert and call["image"] is path:
             continue
         if verb is reinvert.edit or set(change) <= set(taken) and "mask" not in change:

@@ -12,12 +12,14 @@ from conftest import SOURCE, TARGET, gap, make_picture
 from PIL import Image
 
 import reinvert
+from reinvert.backbones import memory
 from reinvert.backbones.base import Usual
 from reinvert.editors.local_blend import LocalBlend
 from reinvert.editors.p2p import P2P
 from reinvert.editors.prompt import Prompt
 from reinvert.errors import ReinvertError
 from reinvert.inversions.direct import Direct
+from reinvert.trajectory import Trajectory
 
 RUN = {"source": SOURCE, "target": TARGET, "steps": 3}
 
@@ -246,3 +248,56 @@ def test_an_inversion_that_a_model_cannot_have_is_refused(tiny, picture, monkeyp
     with pytest.raises(ReinvertError, match="proximal acts on the null side"):
         reinvert.edit(tiny, picture, source=SOURCE, target=TARGET, editor="p2p+proximal", steps=2)
     assert tiny.tally.since(before).forwards == 0
+
+
+@pytest.mark.parametrize("inversion", ["direct", "null_text", "edict"])
+def test_batches_change_nothing(tiny64, inversion) -> None:
+    pictures = [make_picture(seed) for seed in range(5)]
+    sources, targets = [SOURCE] * 5, [TARGET, SOURCE, TARGET, TARGET, SOURCE]
+    masks = [Image.new("L", (32, 32), 255 if seed % 2 else 0) for seed in range(5)]
+    more = {"steps": 2, "inversion": inversion} | ({"inner": 1} if inversion == "null_text" else {})
+    kept, seen = [], []
+    for size in (5, 2):
+        run = {"source": sources, "target": targets, "mask": masks, "batch_size": size}
+        edited = reinvert.edit(tiny64, pictures, **run, **more, watch=seen.append if size == 2 else None)
+        path = reinvert.invert(tiny64, pictures, sources, **more, batch_size=size)
+        again = reinvert.edit(tiny64, path, target=targets, mask=masks, batch_size=size)
+        rendered = reinvert.reconstruct(tiny64, path, batch_size=size)
+        kept.append([torch.stack([r.latents for r in results]) for results in (edited, again)])
+        kept[-1] += [torch.stack([r.latents for r in rendered]), path.path, path.start]
+        assert [result.settings["target"] for result in edited] == [[target] for target in targets]
+        assert path.prompts == (SOURCE,) * 5
+        assert len(path.info["fits"]) == 5
+        forwards = {result.forwards for result in edited}
+    for whole, parts in zip(*kept, strict=True):
+        assert whole.shape == parts.shape
+        assert gap(whole, parts) < 1e-9
+    assert forwards == {edited[0].forwards}
+    assert [step.stage for step in seen if step.done == 1][-1] == "editing, batch 3 of 3"
+
+
+def test_some_cases_of_a_trajectory_and_all_of_them_again(tiny, tmp_path) -> None:
+    pictures = [make_picture(seed) for seed in range(3)]
+    path = reinvert.invert(tiny, pictures, [SOURCE, TARGET, SOURCE], steps=2, inversion="null_text", inner=1)
+    joined = Trajectory.join([path.case(0), path.cases(slice(1, 3))])
+    assert torch.equal(joined.path, path.path)
+    assert torch.equal(joined.null.tokens, path.null.tokens)
+    assert joined.prompts == path.prompts
+    assert joined.info == path.info
+    # a case's mask fits the case's own picture
+    reinvert.edit(tiny, path.case(1), target=SOURCE, mask=Image.new("L", (32, 32), 255))
+
+
+def test_by_default_a_batch_fits_the_memory(tiny, monkeypatch) -> None:
+    row = memory.LAYERS * 16 * 16 * 8 * 4
+    for free, rows, gradients, expected in (
+        (10**12, 4, False, memory.MOST),
+        (2 * 4 * row * 3, 4, False, 3),
+        (2 * 4 * row * 3, 4, True, 1),
+        (10, 4, False, 1),
+        (None, 4, False, 1),
+    ):
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
+        assert memory.at_once(tiny, (16, 16), rows, gradients) == expected
+    monkeypatch.undo()
+    assert (memory.free_memory(torch.device("cpu")) or 2**30) > 2**20

@@ -10,6 +10,7 @@ import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -31,7 +32,7 @@ from reinvert.hooks import Chain, Hooks
 from reinvert.image import MAX_ASPECT, Write, atomic_write
 from reinvert.level import Moment, Time
 from reinvert.loop import Guidance, State, Step, walk
-from reinvert.text import Conditioning, Text
+from reinvert.text import Conditioning, Text, combine
 
 Kept = tuple[Literal["one", "step", "level"], Literal["latent", "text", "features"]]
 """The shape of a tensor that an inversion needs again: its first axis (`one` entry, one a `step`, or one a `level`,
@@ -263,10 +264,34 @@ class Trajectory:
 
     def case(self, index: int) -> Trajectory:
         """One case of the batch, as a trajectory of its own."""
-        pick = slice(index, index + 1)
+        return self.cases(slice(index, index + 1))
+
+    def cases(self, pick: slice) -> Trajectory:
+        """Some cases of the batch, as a trajectory of their own."""
         null = None if self.null is None else self.null[:, pick].map(Tensor.clone)
         kept = {name: tensor[:, pick].clone() for name, tensor in self.kept.items()}
-        return replace(self, path=self.path[:, pick].clone(), prompts=(self.prompts[index],), null=null, kept=kept)
+        info = dict(self.info) | ({"fits": self.info["fits"][pick]} if "fits" in self.info else {})
+        path, prompts = self.path[:, pick].clone(), self.prompts[pick]
+        return replace(self, path=path, prompts=prompts, null=null, kept=kept, info=info)
+
+    @classmethod
+    def join(cls, parts: Sequence[Trajectory]) -> Trajectory:
+        """The cases of several trajectories that one inversion made in the same way, as one: `cases` undone."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        nulls = [part.null for part in parts if part.null is not None]
+        info = dict(first.info)
+        if "fits" in info:
+            info["fits"] = [fit for part in parts for fit in part.info["fits"]]
+        return replace(
+            first,
+            path=torch.cat([part.path for part in parts], dim=1),
+            prompts=tuple(prompt for part in parts for prompt in part.prompts),
+            null=combine(partial(torch.cat, dim=1), nulls) if nulls else None,
+            kept={name: torch.cat([part.kept[name] for part in parts], dim=1) for name in first.kept},
+            info=info,
+        )
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write a safetensors file with the settings in its header; `half` stores the tensors in float16."""

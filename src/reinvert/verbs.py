@@ -18,6 +18,7 @@ from torch import Tensor
 from reinvert import registry
 from reinvert.backbones.base import Backbone
 from reinvert.backbones.lock import exclusive
+from reinvert.backbones.memory import at_once
 from reinvert.display import line, png, quoted
 from reinvert.editors.base import Case, Editor, bind_all
 from reinvert.editors.local_blend import LocalBlend
@@ -54,6 +55,7 @@ _Text = Annotated[str, AfterValidator(whole_text)]
 _Texts = Annotated[
     _Text | list[_Text] | tuple[_Text, ...] | None, Says("text without half characters, or a list of texts")
 ]
+_Count = Annotated[int, Ge(1)]
 _Pair = tuple[str, str] | Annotated[list[str], Len(2, 2)]
 _Boost = Mapping[str, float]
 _TYPES: Mapping[str, Any] = {
@@ -67,7 +69,8 @@ _TYPES: Mapping[str, Any] = {
         _Boost | list[_Boost | None] | tuple[_Boost | None, ...] | None,
         Says("a dictionary such as {'dog': 2.0}, or a list of them"),
     ],
-    "max_pixels": Annotated[int, Ge(1)],
+    "max_pixels": _Count,
+    "batch_size": Annotated[_Count | None, Says("a whole number of at least 1")],
     "any_words": bool,
 }
 """What the arguments of the verbs take that have a plain type."""
@@ -122,17 +125,20 @@ class Prepared:
     fits: tuple[Fit, ...]
     pictures: tuple[Picture, ...]
 
+    def __getitem__(self, part: slice) -> Prepared:
+        """Some of them."""
+        return Prepared(self.latents[part], self.fits[part], self.pictures[part])
+
 
 @exclusive
 def prepare(
     model: Backbone, pictures: Sequence[Picturelike], fit: FitMode = "crop", max_pixels: int = MAX_PIXELS
 ) -> Prepared:
     """Open, fit and encode pictures. All of a batch must come out the same size."""
-    opened = [open_image(p, max_pixels=max_pixels) for p in pictures]
-    fitted = [fit_image(p, model.image_size, model.multiple, fit) for p in opened]
+    fitted = [fit_image(open_image(p, max_pixels=max_pixels), model.image_size, model.multiple, fit) for p in pictures]
     if len({picture.size for picture, _ in fitted}) > 1:
         raise ReinvertError("pictures of one batch must come out the same size; use --fit crop, or one at a time")
-    latents = model.encode(to_tensor([picture for picture, _ in fitted]))
+    latents = torch.cat([model.encode(to_tensor(picture)) for picture, _ in fitted])  # a batch saves no time here
     return Prepared(latents, tuple(f for _, f in fitted), tuple(picture for picture, _ in fitted))
 
 
@@ -148,6 +154,7 @@ def invert(
     seed: int = 0,
     fit: FitMode = "crop",
     max_pixels: int = MAX_PIXELS,
+    batch_size: int | None = None,
     any_words: bool = False,
     watch: Watch | None = None,
     **arguments: Any,
@@ -156,15 +163,30 @@ def invert(
 
     `inversion` is a registered name or an instance; further keyword arguments are fields of the named method.
     `guidance` is the scale of the edit to come (null-text inversion is fitted to it). `any_words` lets words through
-    that a model of a small world was trained without. `watch` is called with each `Progress`.
+    that a model of a small world was trained without. `batch_size` pictures of a list are inverted together, by default
+    as many as fit the memory (see `edit`). `watch` is called with each `Progress`.
     """
-    _check_types(model, source=source, inversion=inversion, max_pixels=max_pixels, any_words=any_words, watch=watch)
+    _check_types(
+        model,
+        source=source,
+        inversion=inversion,
+        max_pixels=max_pixels,
+        batch_size=batch_size,
+        any_words=any_words,
+        watch=watch,
+    )
     pictures, sources = _batch(image, source)
     check_words(model.name, model.world, sources, any_words)
     method = _inversion(inversion, arguments)
     (steps, guidance), seed = usual(model, steps, guidance), checked_seed(seed)
     prepared = prepare(model, pictures, fit, max_pixels)
-    return _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
+    warn_of_prompts(model.name, model.words, sources)
+    size = batch_size or _at_once(model, prepared.latents, 1, (method,))
+    made = [
+        _inverted(model, prepared[part], sources[part], method, steps, guidance, seed, seen)
+        for part, seen in _parts(len(sources), size, watch)
+    ]
+    return Trajectory.join(made)
 
 
 @overload
@@ -190,6 +212,7 @@ def edit(
     mask: Picturelike | Sequence[Picturelike] | None = None,
     fit: FitMode = "crop",
     max_pixels: int = MAX_PIXELS,
+    batch_size: int | None = None,
     any_words: bool = False,
     watch: Watch | None = None,
     **arguments: Any,
@@ -209,12 +232,15 @@ def edit(
     Further keyword arguments are fields of the inversion or of an editor. `steps` and `guidance` default to what
     is usual for the model (its `usual`). `seed` feeds the
     methods that draw noise; those of this package's P2P family draw none. `max_pixels` bounds the pictures that are
-    decoded. `any_words` lets words through that a model of a small world was trained without.
+    decoded. `batch_size` pictures of a list go through the model together; by default as many as fit half of the free
+    memory, at most eight. `any_words` lets words through that a model of a small world was trained without.
 
     Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
     """
     _check_types(model, source=source, target=target, editor=editor, blend=blend, boost=boost)
-    _check_types(model, inversion=inversion or "", max_pixels=max_pixels, any_words=any_words, watch=watch)
+    _check_types(
+        model, inversion=inversion or "", max_pixels=max_pixels, batch_size=batch_size, any_words=any_words, watch=watch
+    )
     started, tally = time.perf_counter(), model.tally.copy()
     trajectory = image if isinstance(image, Trajectory) else None
     asked, (steps, guidance), seed = steps, usual(model, steps, guidance, trajectory), checked_seed(seed)
@@ -230,8 +256,9 @@ def edit(
             raise ReinvertError(f"this trajectory was made for {image.prompts[0]!r}; leave --source out")
         image.check(model)
         image.check_steps(asked)
-        check_pair(_maker(image), editors, masked=mask is not None, guidance=guidance, model=model)
-        trajectory, prepared = image, None
+        method, sources = _maker(image), image.prompts
+        check_pair(method, editors, masked=mask is not None, guidance=guidance, model=model)
+        trajectory, prepared, latents = image, None, image.start
         single = len(trajectory.prompts) == 1
         targets = _targets(target, len(trajectory.prompts))
         edited = [prompt for branch in targets for prompt in branch]
@@ -240,6 +267,7 @@ def edit(
         _check_words(model, editors, trajectory.prompts, targets, trajectory.path, trajectory.steps, own, masked)
         masks = _mask(mask, None, trajectory, max_pixels)
         warn_of_prompts(model.name, model.words, edited)
+        of_methods: tuple[Any, ...] = editors
     else:
         if source is None:
             raise ReinvertError("say what the picture shows: source=... (--source)")
@@ -254,16 +282,25 @@ def edit(
         prepared = prepare(model, pictures, fit, max_pixels)
         _check_words(model, editors, sources, targets, prepared.latents[None], steps, own, mask is not None)
         masks = _mask(mask, prepared, None, max_pixels)
-        warn_of_prompts(model.name, model.words, edited)
-        trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
-    trajectory, hooks = prepared_edit(model, trajectory, editors, targets, masks, seed, own)
-    x = trajectory.start.expand(1 + len(targets), *trajectory.start.shape)  # the result if no step is walked
-    for moment, state in trajectory.walk(model, targets, hooks, guidance):
-        x = state.x
-        if watch is not None:
-            watch(Progress("editing", moment.index + 1, moment.steps))
-    settings = _settings(model, trajectory, editors, targets, guidance, seed, own)
-    results = _results(model, x, targets, settings, prepared)
+        warn_of_prompts(model.name, model.words, [*sources, *edited])
+        latents, of_methods = prepared.latents, (method, *editors)
+    size = batch_size or _at_once(model, latents, 1 + len(targets), of_methods)
+    results: list[Result] = []
+    for part, seen in _parts(cases, size, watch):
+        if trajectory is not None:
+            path = trajectory.cases(part)
+        else:
+            assert prepared is not None
+            path = _inverted(model, prepared[part], sources[part], method, steps, guidance, seed, seen)
+        prompts, mine = tuple(branch[part] for branch in targets), own[part]
+        path, hooks = prepared_edit(model, path, editors, prompts, None if masks is None else masks[part], seed, mine)
+        x = path.start.expand(1 + len(targets), *path.start.shape)  # the result if no step is walked
+        for moment, state in path.walk(model, prompts, hooks, guidance):
+            x = state.x
+            if seen is not None:
+                seen(Progress("editing", moment.index + 1, moment.steps))
+        settings = _settings(model, path, editors, prompts, guidance, seed, mine)
+        results += _results(model, x, prompts, settings, None if prepared is None else prepared[part])
     spent = model.tally.since(tally)
     seconds = time.perf_counter() - started
     results = [
@@ -290,19 +327,28 @@ def reconstruct(
     seed: int = 0,
     fit: FitMode = "crop",
     max_pixels: int = MAX_PIXELS,
+    batch_size: int | None = None,
     any_words: bool = False,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Any:
     """Invert and render the source again, with no edit; a `Result` (or a list) whose `image` is the reconstruction."""
-    _check_types(model, source=source, inversion=inversion, max_pixels=max_pixels, any_words=any_words, watch=watch)
+    _check_types(
+        model,
+        source=source,
+        inversion=inversion,
+        max_pixels=max_pixels,
+        batch_size=batch_size,
+        any_words=any_words,
+        watch=watch,
+    )
     started, tally = time.perf_counter(), model.tally.copy()
     trajectory = image if isinstance(image, Trajectory) else None
     asked, (steps, guidance), seed = steps, usual(model, steps, guidance, trajectory), checked_seed(seed)
-    prepared = None
+    prepared, method = None, None
     if isinstance(image, Trajectory):
         image.check_steps(asked)
-        trajectory, single = image, len(image.prompts) == 1
+        single, sources, latents = len(image.prompts) == 1, image.prompts, image.start
     else:
         if source is None:
             raise ReinvertError("say what the picture shows: source=... (--source)")
@@ -310,19 +356,29 @@ def reconstruct(
         pictures, sources = _batch(image, source)
         check_words(model.name, model.world, sources, any_words)
         prepared = prepare(model, pictures, fit, max_pixels)
-        method = _inversion(inversion, arguments)
-        trajectory = _inverted(model, prepared, sources, method, steps, guidance, seed, watch)
-    x = trajectory.start[None]
-    for moment, state in trajectory.walk(model, (), Hooks(), guidance):
-        x = state.x
-        if watch is not None:
-            watch(Progress("reconstructing", moment.index + 1, moment.steps))
-    settings = _settings(model, trajectory, (), (), guidance, seed)
+        method, latents = _inversion(inversion, arguments), prepared.latents
+        warn_of_prompts(model.name, model.words, sources)
+    size = batch_size or _at_once(model, latents, 1, () if method is None else (method,))
+    results: list[Result] = []
+    for part, seen in _parts(len(sources), size, watch):
+        if trajectory is not None:
+            path = trajectory.cases(part)
+        else:
+            assert prepared is not None
+            assert method is not None
+            path = _inverted(model, prepared[part], sources[part], method, steps, guidance, seed, seen)
+        x = path.start[None]
+        for moment, state in path.walk(model, (), Hooks(), guidance):
+            x = state.x
+            if seen is not None:
+                seen(Progress("reconstructing", moment.index + 1, moment.steps))
+        settings = _settings(model, path, (), (), guidance, seed)
+        results += _results(model, x, (), settings, None if prepared is None else prepared[part])
     spent = model.tally.since(tally)
     seconds = round(time.perf_counter() - started, 3)
     made = [
         replace(r, images=(r.reconstruction,), forwards=spent.forwards, backwards=spent.backwards, seconds=seconds)
-        for r in _results(model, x, (), settings, prepared)
+        for r in results
     ]
     return made[0] if single else made
 
@@ -356,6 +412,26 @@ def _check_types(model: Any, **given: Any) -> None:
                 raise ReinvertError("watch takes a function, which is called with each Progress")
         else:
             check_value(_TYPES[name], value, name)
+
+
+def _at_once(model: Backbone, latents: Tensor, branches: int, methods: Sequence[Any]) -> int:
+    """How many cases go through the model together, where nobody says so."""
+    h, w = latents.shape[-2:]
+    gradients = any(method.takes_gradients for method in methods)
+    return at_once(model, (h, w), branches * (2 if model.null_side else 1), gradients)
+
+
+def _parts(cases: int, size: int, watch: Watch | None) -> Iterator[tuple[slice, Watch | None]]:
+    """The cases of each batch, and who watches it: of several batches each says which one it is."""
+    batches = -(-cases // size)
+
+    def seen(number: int, watch: Watch | None = watch) -> Watch | None:
+        if watch is None or batches == 1:
+            return watch
+        return lambda step: watch(replace(step, stage=f"{step.stage}, batch {number + 1} of {batches}"))
+
+    for number in range(batches):
+        yield slice(number * size, min(cases, (number + 1) * size)), seen(number)
 
 
 def checked_seed(seed: Any) -> int:
@@ -577,7 +653,6 @@ def _inverted(
     if reason is not None:
         raise ReinvertError(reason)
     model.times(steps, (prepared.latents.shape[-2], prepared.latents.shape[-1]))  # refuses a number that is none
-    warn_of_prompts(model.name, model.words, sources)
     pictures = to_tensor(prepared.pictures)
     stages = method.stages(Source(model, prepared.latents, sources, steps, guidance, seed, pictures))
     while True:

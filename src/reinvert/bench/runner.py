@@ -276,7 +276,7 @@ class Maker:
         recipe = row.recipe
         assert recipe is not None
         trajectory, inversion = self._inversion(row, model, batch, dtype)
-        told: dict[str, Any] = {"guidance": recipe.guidance}
+        told: dict[str, Any] = {"guidance": recipe.guidance, "batch_size": len(batch)}
         results, cost = self._measured(model.tally, lambda: verbs.reconstruct(model, trajectory, **told))
         results = results if isinstance(results, list) else [results]
         return Made(tuple(result.image for result in results), inversion + cost, inversion)

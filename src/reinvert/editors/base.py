@@ -76,6 +76,8 @@ class Editor:
     """Whether it makes its own use of a user's mask, where one is given."""
     needs_guidance: ClassVar[bool] = False
     """Whether it acts on the null side or on the difference of the sides, so that guidance 1 makes it idle."""
+    takes_gradients: ClassVar[bool] = False
+    """Whether it takes gradients through the network, which needs several times the memory of a forward."""
     needs_null_side: ClassVar[bool] = False
     """Whether it acts on the null side, so that it cannot serve models that have none."""
     needs_flow: ClassVar[bool] = False

@@ -76,6 +76,8 @@ class Inversion:
     """Whether the source, rendered again with no edit, ends at the picture's own latents."""
     can_begin_later: ClassVar[bool] = True
     """Whether an edit may leave out the first steps of its walk and begin from the path's own latents."""
+    takes_gradients: ClassVar[bool] = False
+    """Whether it takes gradients through the network, which needs several times the memory of a forward."""
     needs_null_side: ClassVar[bool] = False
     """Whether it learns or fills the null side, so that it cannot serve models that have none."""
     needs_flow: ClassVar[bool] = False

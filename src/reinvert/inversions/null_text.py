@@ -33,6 +33,7 @@ class NullText(Inversion):
     """NTI; with `single_branch` the targets keep the plain null prompt (the ablation NT-S)."""
 
     name: ClassVar[str] = "null_text"
+    takes_gradients: ClassVar[bool] = True
     needs_null_side: ClassVar[bool] = True
     when: ClassVar[str] = (
         "Where the null side may learn for a minute per picture and one scale is enough; the learned side also quiets "

@@ -42,6 +42,7 @@ class StyleDiffusion(Inversion):
     """Fits one small network per sampling step; an edit needs only what they say, which the trajectory keeps."""
 
     name: ClassVar[str] = "style_diffusion"
+    takes_gradients: ClassVar[bool] = True
     needs_null_side: ClassVar[bool] = True
     acts_on: ClassVar[tuple[Kind, ...]] = ("cross",)
     when: ClassVar[str] = (

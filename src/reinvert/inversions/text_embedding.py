@@ -28,6 +28,7 @@ class TextEmbedding(Inversion):
     """Learns what the source says; StyleDiffusion compares itself to it."""
 
     name: ClassVar[str] = "text_embedding"
+    takes_gradients: ClassVar[bool] = True
     needs_null_side: ClassVar[bool] = True
     when: ClassVar[str] = (
         "To compare with: it learns like null_text and leaves the targets' null side alone. Not as a first choice with "

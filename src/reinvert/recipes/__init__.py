@@ -125,6 +125,7 @@ class Recipe:
         from reinvert import verbs
 
         said = [self.source_of(source) for source in sources]
+        more.setdefault("batch_size", len(said))
         return verbs.invert(
             model, list(pictures), said, inversion=self.inversion_method(), steps=self.steps, guidance=self.guidance,
             seed=self.seed, **more,
@@ -151,6 +152,7 @@ class Recipe:
         boosts = None
         if self.case.boost is not None and words and "p2p" in self.editors:
             boosts = [{after: self.case.boost} for _, after in words]
+        more.setdefault("batch_size", len(targets))
         edited: Any = verbs.edit(
             model,
             trajectory,
