@@ -278,9 +278,8 @@ def test_the_tokenizer_beside_a_file_is_found(files, tmp_path: Path) -> None:
 
 def test_the_command_line_takes_a_file(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_picture(0).save(tmp_path / "a.png")
-    words = ["--model", str(files["1"][0]), "--tokenizer", str(WORDS), "--device", "cpu", "--quiet", "--steps", "2"]
-    edit = ["edit", str(tmp_path / "a.png"), "--source", "a cat", "--target", "a dog", *words]
-    assert main([*edit, "--explain"]) == 0
+    words = ["--model", str(files["1"][0]), "--tokenizer", str(WORDS), "--device", "cpu", "--quiet", "--steps", "1"]
+    given = [str(tmp_path / "a.png"), "--source", "a cat", *words]
+    assert main(["edit", *given, "--target", "a dog", "--explain"]) == 0
     assert "a cat  ->  a dog" in capsys.readouterr().out
-    assert main([*edit, "--editor", "prompt", "--inversion", "ddim", "-o", str(tmp_path / "b.png")]) == 0
-    assert (tmp_path / "b.png").exists()
+    assert main(["invert", *given, "--inversion", "ddim", "-o", str(tmp_path / "b.trajectory.safetensors")]) == 0

@@ -82,7 +82,8 @@ class Backbone(Protocol):
     lock: ModelLock
     """Held by the thread that works on the model."""
     additions: Mapping[str, Any]
-    """Records of what was added to its weights when it was loaded: "lora", a list of files, and "vae"."""
+    """Records of what was added to its weights when it was loaded: "lora", a list of files, and "vae"; and of
+    how it is kept in memory: "offload", "weights", "tiled_vae"."""
     image_size: int
     """Usual height and width of a picture, in pixels."""
     multiple: int

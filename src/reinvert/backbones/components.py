@@ -116,5 +116,6 @@ def fingerprint(networks: Sequence[torch.nn.Module], additions: Mapping[str, Any
     tensors = [p for net in networks for _, p in sorted(net.named_parameters())]
     picked = tensors[:: max(1, len(tensors) // 32)]
     probe = tuple(round(float(p.detach().float().flatten()[:4096].abs().mean()), 6) for p in picked)
-    about = repr(shapes) + (json.dumps(additions, sort_keys=True) if additions else "")
+    added = {key: value for key, value in (additions or {}).items() if key in ("lora", "vae")}
+    about = repr(shapes) + (json.dumps(added, sort_keys=True) if added else "")
     return Fingerprint(hashlib.sha256(about.encode()).hexdigest()[:16], probe)

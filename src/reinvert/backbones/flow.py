@@ -23,6 +23,7 @@ from reinvert.backbones.base import Fingerprint, Tally, Usual, World
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.joint import CarriedJoint, joint_layers, ruled_joint
 from reinvert.backbones.lock import ModelLock
+from reinvert.backbones.placement import Stage
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Layer
 from reinvert.level import Level, Moment, Split, Time
@@ -61,6 +62,7 @@ class FlowTransformer:
         self.additions: Mapping[str, Any] = {}
         self.name, self.tally, self.usual, self.lock = name, Tally(), usual, ModelLock()
         self.device, self.dtype = cast(torch.device, transformer.device), cast(torch.dtype, transformer.dtype)
+        self.stage = Stage(self.device)
         kind = scheduler.get("_class_name", "FlowMatchEulerDiscreteScheduler")
         if kind != "FlowMatchEulerDiscreteScheduler":
             raise ReinvertError(f"{name} is sampled by {kind}; reinvert reads flows on FlowMatchEulerDiscreteScheduler")
@@ -122,10 +124,10 @@ class FlowTransformer:
     # --- images -------------------------------------------------------------------------------------------------
 
     def encode(self, images: Tensor) -> Tensor:
-        return vae_encode(self.vae, images)
+        return vae_encode(self.stage.bring(self.vae), images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return vae_decode(self.vae, latents)
+        return vae_decode(self.stage.bring(self.vae), latents)
 
     # --- text ---------------------------------------------------------------------------------------------------
 
@@ -142,6 +144,8 @@ class FlowTransformer:
     def answer(self, x: Tensor, text: Text, time: Time, call: Call | None, guidance: tuple[float, ...] = ()) -> Tensor:
         """The velocity; see `Backbone.answer`."""
         assert text.pooled is not None
+        self.stage.bring(self.transformer)
+        self.stage.check_gradients(x, text.tokens, text.pooled)
         flat, cases = x.flatten(0, 1), x.shape[1]
         self.tally.forwards += len(flat)
         tokens = text.tokens.flatten(0, 1).to(self.dtype)

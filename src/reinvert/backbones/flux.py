@@ -76,8 +76,8 @@ class Flux(FlowTransformer):
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
         """T5's tokens [prompt, token, dim], and CLIP's pooled vector; float32."""
-        tokens = t5_text(self.tokenizer_2, self.text_encoder_2, prompts, self.t5_tokens)
-        return Text(tokens, clip_text(self.tokenizer, self.text_encoder, prompts).pooled)
+        tokens = t5_text(self.tokenizer_2, self.stage.bring(self.text_encoder_2), prompts, self.t5_tokens)
+        return Text(tokens, clip_text(self.tokenizer, self.stage.bring(self.text_encoder), prompts).pooled)
 
     def pack(self, x: Tensor) -> Tensor:
         """[n, channel, h, w] -> [n, (h / patch) (w / patch), channel patch^2]."""

@@ -21,9 +21,10 @@ from reinvert.backbones.base import Backbone, Family, World
 from reinvert.backbones.families import class_of, component_folders, families, family_of
 from reinvert.backbones.lock import Busy, check_busy
 from reinvert.backbones.pipeline import from_pipeline, is_pipeline
+from reinvert.backbones.placement import SHRUNK, Stage, Weights, free_on, plan, shrink, size_of
 from reinvert.backbones.single_file import Opened, load_words, read_single_file, settled
 from reinvert.backbones.weights import read_network
-from reinvert.errors import ReinvertError
+from reinvert.errors import ReinvertError, warn
 from reinvert.files.model import NOTES, ModelNotes, prompt_length, read_index, read_notes, read_scheduler
 from reinvert.models import BUNDLED, DTYPES, Usual, check_device, check_dtype, check_name, loras_of
 
@@ -37,6 +38,9 @@ def load(
     lora: str | Path | Sequence[Any] = (),
     vae: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    offload: bool | None = None,
+    weights: Weights = "auto",
+    tile_vae: bool = False,
     busy: Busy = "wait",
 ) -> Backbone:
     """Load a model.
@@ -52,17 +56,36 @@ def load(
     weights. `vae` is a folder with another VAE in diffusers format,
     and `tokenizer` one with CLIP's tokenizer for a checkpoint in one file, which does not hold its words.
 
+    Models larger than the device: `offload` lets whole parts take turns on it, `weights` "fp8" keeps those of the
+    denoiser and of T5 in 8 bits; both are chosen with a warning where the model would not fit otherwise (False and
+    "full" never). `tile_vae` encodes and decodes pictures that are larger than usual in tiles.
+
     Edits on one model from several threads wait for each other; with `busy`
     "raise", one that would have to wait raises `BusyError`. Raises `ReinvertError` with one sentence for anything that
     is missing.
     """
     check_busy(busy)
     if isinstance(name, str | Path):
-        model = open_model(name, device, dtype, revision=revision, lora=lora, vae=vae, tokenizer=tokenizer)
+        model = open_model(
+            name,
+            device,
+            dtype,
+            revision=revision,
+            lora=lora,
+            vae=vae,
+            tokenizer=tokenizer,
+            offload=offload,
+            weights=weights,
+            tile_vae=tile_vae,
+        )
         check_inputs(model, str(name))
     else:
         if lora or vae is not None or tokenizer is not None:
             raise ReinvertError("a loaded pipeline keeps its own LoRA, VAE and tokenizer: load them into the pipeline")
+        if offload is not None or weights != "auto" or tile_vae:
+            raise ReinvertError(
+                "a loaded pipeline keeps its place in memory: use its own enable_model_cpu_offload, enable_vae_tiling"
+            )
         model = _shared(name, device, dtype)
     model.lock.busy = busy
     return model
@@ -90,6 +113,9 @@ def open_model(
     lora: str | Path | Sequence[Any] = (),
     vae: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    offload: bool | None = None,
+    weights: Weights = "auto",
+    tile_vae: bool = False,
 ) -> Backbone:
     """`load` without asking whether the network takes latents alone: trained editors have networks that take more."""
     loras = loras_of(lora)
@@ -111,20 +137,40 @@ def open_model(
         if vae is not None:
             parts["vae"] = _other_vae(Path(vae), parts["vae"], shown, kind)
             additions["vae"] = {"folder": Path(vae).name, "sha256": folder_digest(Path(vae))}
-        for part, loaded in parts.items():
-            if isinstance(loaded, torch.nn.Module):
-                # Many VAEs overflow in float16; their configuration says so.
-                full = part == "vae" and kind == torch.float16 and cast(Any, loaded).config.get("force_upcast", True)
-                loaded.to(where, torch.float32 if full else kind)
+        networks = {part: loaded for part, loaded in parts.items() if isinstance(loaded, torch.nn.Module)}
+        sizes = {part: size_of(network) for part, network in networks.items()}
+        t5 = next((part for part, network in networks.items() if type(network).__name__.startswith("T5")), None)
+        placed = plan(sizes, free_on(where), shown, offload=offload, weights=weights, t5=t5)
+        for part, network in networks.items():
+            # Many VAEs overflow in float16; their configuration says so.
+            full = part == "vae" and kind == torch.float16 and cast(Any, network).config.get("force_upcast", True)
+            network.to(torch.device("cpu") if placed.offload else where, torch.float32 if full else kind)
         if loras:
             additions["lora"] = add_lora(parts, family, loras, shown)
+        scheduler = settled(parts, opened.scheduler)
+        if placed.fp8:
+            for part in networks.keys() & {*SHRUNK, t5}:
+                shrink(networks[part], torch.bfloat16 if part == t5 and kind == torch.float16 else kind)
+            additions["weights"] = "fp8"
+        if placed.offload:
+            additions["offload"] = True
+            parts["vae"].enable_slicing()
+        if tile_vae:
+            additions["tiled_vae"] = True
+            parts["vae"].enable_tiling()
+    if placed.why is not None:
+        warn(placed.why)
     check_vocabularies(parts, shown)
-    scheduler = settled(parts, opened.scheduler)
     if shown not in BUNDLED and Path(name).exists():
         shown = Path(name).name
     try:
         model = family.open(parts | options, scheduler, shown)
         model.additions = additions
+        if placed.offload or placed.fp8:
+            if not isinstance(getattr(model, "stage", None), Stage):
+                raise ReinvertError(f"{family.title} models know no --offload and no --weights fp8")
+            cast(Any, model).stage = Stage(where, offload=placed.offload, fp8=placed.fp8)
+            model.device = where
         model.nothing(1)  # tokenizer and text encoder fit together
     except ReinvertError:
         raise

@@ -25,6 +25,7 @@ from reinvert.backbones.attention import Carried, attention_layers, ruled
 from reinvert.backbones.base import Family, Fingerprint, Tally, Usual, World
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.lock import ModelLock
+from reinvert.backbones.placement import Stage
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
@@ -59,6 +60,7 @@ class StableDiffusion:
         self.additions: Mapping[str, Any] = {}
         self.name, self.tally, self.usual, self.lock = name, Tally(), Usual(), ModelLock()
         self.device, self.dtype = cast(torch.device, unet.device), cast(torch.dtype, unet.dtype)
+        self.stage = Stage(self.device)
         # The pipelines of diffusers force steps_offset to 1 and clip_sample to False; so did every published run.
         self._scheduler: Any = DDIMScheduler.from_config(
             dict(scheduler),
@@ -123,7 +125,7 @@ class StableDiffusion:
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):
             mask = rows.attention_mask.to(self.device)
-        out = self.text_encoder(rows.input_ids.to(self.device), attention_mask=mask)
+        out = self.stage.bring(self.text_encoder)(rows.input_ids.to(self.device), attention_mask=mask)
         return Text(out[0].float())
 
     def nothing(self, n: int) -> Text:
@@ -135,15 +137,17 @@ class StableDiffusion:
         return in_order(shape, generator)
 
     def encode(self, images: Tensor) -> Tensor:
-        return vae_encode(self.vae, images)
+        return vae_encode(self.stage.bring(self.vae), images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return vae_decode(self.vae, latents)
+        return vae_decode(self.stage.bring(self.vae), latents)
 
     # --- the network --------------------------------------------------------------------------------------------
 
     def answer(self, x: Tensor, text: Text, time: Time, call: Call | None, guidance: tuple[float, ...] = ()) -> Tensor:
         """See `Backbone.answer`. The clean end of the grid has no timestep of its own: there the network is told 0."""
+        self.stage.bring(self.unet)
+        self.stage.check_gradients(x, text.tokens, text.values, text.pooled)
         flat = x.flatten(0, 1)
         self.tally.forwards += len(flat)
         values = None if text.values is None else text.values.flatten(0, 1).to(self.dtype)

@@ -72,15 +72,15 @@ class StableDiffusion3(FlowTransformer):
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
         """[prompt, CLIP's then T5's tokens, dim], and both CLIPs' pooled vectors side by side; float32."""
-        first = clip_text(self.tokenizer, self.text_encoder, prompts)
-        second = clip_text(self.tokenizer_2, self.text_encoder_2, prompts)
+        first = clip_text(self.tokenizer, self.stage.bring(self.text_encoder), prompts)
+        second = clip_text(self.tokenizer_2, self.stage.bring(self.text_encoder_2), prompts)
         width = int(self.transformer.config.joint_attention_dim)
         clip = torch.cat([first.tokens, second.tokens], dim=-1)
         clip = F.pad(clip, (0, width - clip.shape[-1]))
         if self.text_encoder_3 is None:
             t5 = clip.new_zeros(len(prompts), self.t5_tokens, width)
         else:
-            t5 = t5_text(self.tokenizer_3, self.text_encoder_3, prompts, self.t5_tokens)
+            t5 = t5_text(self.tokenizer_3, self.stage.bring(self.text_encoder_3), prompts, self.t5_tokens)
         return Text(torch.cat([clip, t5], dim=1), torch.cat([first.pooled, second.pooled], dim=-1))
 
     def _velocity(

@@ -63,8 +63,8 @@ class StableDiffusionXL(StableDiffusion):
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
         """[prompt, token, dim] of both encoders side by side, and the second's pooled vector; float32."""
-        first = clip_text(self.tokenizer, self.text_encoder, prompts)
-        second = clip_text(self.tokenizer_2, self.text_encoder_2, prompts)
+        first = clip_text(self.tokenizer, self.stage.bring(self.text_encoder), prompts)
+        second = clip_text(self.tokenizer_2, self.stage.bring(self.text_encoder_2), prompts)
         return Text(torch.cat([first.tokens, second.tokens], dim=-1), second.pooled)
 
     def nothing(self, n: int) -> Text:

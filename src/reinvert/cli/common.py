@@ -48,6 +48,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", metavar="FOLDER", help="CLIP's tokenizer, for a checkpoint in one file where it is not found"
     )
     parser.add_argument("--vae", metavar="FOLDER", help="another VAE in diffusers format")
+    parser.add_argument(
+        "--offload",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let whole parts of the model take turns on the GPU [where it would not fit]",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "full", "fp8"),
+        default="auto",
+        help="keep weights as they are or in 8 bits [full; fp8 where it would not fit]",
+    )
+    parser.add_argument("--tile-vae", action="store_true", help="encode and decode large pictures in tiles")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 [auto]")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -171,7 +184,17 @@ def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone
 
     name = model_name(args, given)
     with waiting(f"loading {name}", args.quiet):
-        model = load(name, args.device, args.dtype, lora=args.lora, vae=args.vae, tokenizer=args.tokenizer)
+        model = load(
+            name,
+            args.device,
+            args.dtype,
+            lora=args.lora,
+            vae=args.vae,
+            tokenizer=args.tokenizer,
+            offload=args.offload,
+            weights=args.weights,
+            tile_vae=args.tile_vae,
+        )
     if given is not None:
         check_picture(args, model, given)
     return model

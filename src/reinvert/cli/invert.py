@@ -15,7 +15,7 @@ from reinvert.cli.common import (
     tell,
 )
 from reinvert.cli.flags import Chosen, add_method_flags
-from reinvert.cli.output import check_outputs, device_name, provenance, sidecar_of, sidecar_writer
+from reinvert.cli.output import check_outputs, device_name, memory_record, provenance, sidecar_of, sidecar_writer
 from reinvert.cli.progress import progress_bar
 from reinvert.errors import ReinvertError
 from reinvert.files.trajectory import SUFFIX
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         "input": given.record(),
         "settings": settings,
         "device": device_name(model.device),
+        **memory_record(model.device),
         "seconds": round(seconds, 3),
         "forwards": spent.forwards,
         "backwards": spent.backwards,

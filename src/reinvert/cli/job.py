@@ -11,7 +11,7 @@ from PIL import Image
 
 from reinvert import registry
 from reinvert.cli.common import Given, open_given
-from reinvert.cli.output import device_name, file_record, provenance
+from reinvert.cli.output import device_name, file_record, memory_record, provenance
 from reinvert.cli.recipe import settle
 from reinvert.differences import edited_region
 from reinvert.errors import ReinvertError
@@ -103,6 +103,7 @@ class Job:
             "mask": None if args.mask is None else file_record(Path(args.mask)),
             "settings": {**result.settings, "fit": args.fit or "crop", "paste_back": args.paste_back},
             "device": device_name(model.device),
+            **memory_record(model.device),
             "seconds": result.seconds,
             "forwards": result.forwards,
             "backwards": result.backwards,

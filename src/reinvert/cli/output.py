@@ -150,6 +150,14 @@ def device_name(device: Any) -> str:
     return f"{device} ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+def memory_record(device: Any) -> dict[str, float]:
+    """The most memory that the process has held so far, in GB: of the GPU that it ran on, else of the machine."""
+    from reinvert.backbones.placement import GIB, peak_memory
+
+    used = peak_memory(device)
+    return {} if used is None else {"peak_memory_gb": round(used / GIB, 3)}
+
+
 def file_record(path: Path) -> dict[str, str]:
     """A file's name and what it held."""
     return {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

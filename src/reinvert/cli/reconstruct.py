@@ -20,7 +20,7 @@ from reinvert.cli.common import (
     tell,
 )
 from reinvert.cli.flags import Chosen, add_method_flags
-from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, write_picture
+from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, memory_record, provenance, write_picture
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.terminal import say
 from reinvert.differences import psnr
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         "settings": {**result.settings, "fit": args.fit or "crop"},
         "psnr": told,
         "device": device_name(model.device),
+        **memory_record(model.device),
         "seconds": result.seconds,
         "forwards": result.forwards,
         "backwards": result.backwards,
