@@ -50,7 +50,7 @@ def encoded(form: str, **options: Any) -> bytes:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
-    image.save(buffer, form, **({} if form == "BMP" else {"exif": exif}), **options)
+    image.save(buffer, form, **({} if form in ("BMP", "GIF") else {"exif": exif}), **options)
     return buffer.getvalue()
 
 
@@ -62,6 +62,8 @@ FILES = [
     encoded("BMP"),
     encoded("TIFF"),
     encoded("TIFF", compression="tiff_lzw"),
+    encoded("GIF"),
+    encoded("AVIF"),
 ]
 
 
