@@ -54,7 +54,7 @@ def record(case: EditCase, row: str, image: str, **more: object) -> dict[str, ob
         "type": case.type_id,
         "recipe": row,
         "task": "edit",
-        "settings": {"seed": 0, "steps": 50},
+        "settings": {"seed": 0, "steps": 50, "model": "stable-diffusion-v1-4"},
         "image": image,
         "seconds": 1.5,
         "forwards": 200,
@@ -68,7 +68,13 @@ def record(case: EditCase, row: str, image: str, **more: object) -> dict[str, ob
 
 
 def write_run(
-    folder: Path, count: int = 6, side: int = 32, rows: Sequence[str] = tuple(ROWS), suffix: str = "", failing: str = ""
+    folder: Path,
+    count: int = 6,
+    side: int = 32,
+    rows: Sequence[str] = tuple(ROWS),
+    suffix: str = "",
+    failing: str = "",
+    name: str = "PIE-Bench",
 ) -> dict[str, EditCase]:
     """A finished run; the last case of the row `failing` failed."""
     made = cases(count, side, suffix)
@@ -83,5 +89,5 @@ def write_run(
             result(case, row, ROWS[row]).save(folder / name)
             told.append(record(case, row, name))
     (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
-    (folder / "run.json").write_text(json.dumps({"data": "picturebook"}))
+    (folder / "run.json").write_text(json.dumps({"data": "picturebook", "name": name}))
     return made

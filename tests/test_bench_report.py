@@ -15,6 +15,7 @@ import pytest
 from bench_runs import write_run
 from rich.console import Console
 
+import reinvert
 from reinvert import recipes
 from reinvert.bench import published as printed
 from reinvert.bench import report
@@ -200,6 +201,11 @@ def test_the_modes_and_runs_that_cannot_be_compared_are_refused(run, table) -> N
         against_published(make_table(read_board(open_run(run), "strict")))
     changed = [replace(row, environment="overrides (steps 5)") for row in table.rows]
     assert any("ddim+p2p" in warning for warning in against_published(replace(table, rows=tuple(changed))).warnings)
+    with pytest.raises(ReinvertError, match="over PIE-Bench, 700 cases, and this run is on picturebook"):
+        against_published(replace(table, data="picturebook"))
+    cartoons = tuple(replace(row, models=("picturebook",)) for row in table.rows)
+    with pytest.raises(ReinvertError, match="ddim\\+p2p was made with picturebook, and the published row with CompVis"):
+        against_published(replace(table, rows=cartoons))
     with pytest.raises(ReinvertError, match="no row"):
         against_published(replace(table, rows=table.of()[:3]))
 
@@ -266,3 +272,24 @@ def test_the_score_command_refuses_bad_input(tmp_path) -> None:
     for typed, match in (((), "--data"), (("--of-the-paper",), "compat"), (("--batch", "0"), "batch")):
         with pytest.raises(ReinvertError, match=match):
             command(bench_report.configure_score, bench_report.run_score, str(tmp_path / "run"), *typed)
+
+
+def test_cells_of_another_model_are_not_judged(table) -> None:
+    """One row of two: its cells have no difference, no verdict and no colour, and say why."""
+    exact = {name: Figure(value, value, value, 700) for name, value in published().rows["directinversion+p2p"].items()}
+    wide = with_means(table, "directinversion+p2p", exact)
+    rows = tuple(replace(row, models=("picturebook",)) if row.name == "ddim+p2p" else row for row in wide.rows)
+    compared = against_published(replace(wide, rows=rows))
+    verdicts = {row: {cell.within for cell in compared.cells if cell.row == row} for row in compared.rows}
+    assert verdicts == {"ddim+p2p": {None}, "directinversion+p2p": {True}}
+    assert "7 of 7 cells are within tolerance, 7 not compared" in compared.summary
+    text = shown(report.show_published, compared)
+    assert text.count("not compared") >= 7
+    assert "ddim+p2p was made with picturebook" in " ".join(text.split())
+    assert {line["refused"] == "" for line in report.published_rows(compared) if line["row"] == "ddim+p2p"} == {False}
+
+
+def test_scores_of_another_version_of_the_metrics_are_another_set_up() -> None:
+    before = Setup("compat")
+    assert before.version.startswith(reinvert.__version__ + "+")
+    assert replace(before, version="0.2.0+abc").key != before.key

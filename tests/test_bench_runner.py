@@ -25,7 +25,7 @@ from reinvert import recipes, verbs
 from reinvert.bench import plan as planning
 from reinvert.bench import runner
 from reinvert.bench.data import open_data
-from reinvert.bench.plan import Asked, Plan, code_version, make_plan, open_plan, weights_of
+from reinvert.bench.plan import Asked, Plan, code_version, folder_of, make_plan, open_plan, weights_of
 from reinvert.bench.records import Records, is_running
 from reinvert.bench.runner import Job, Share, work
 from reinvert.errors import NonFiniteError, ReinvertError
@@ -540,3 +540,35 @@ def test_a_row_is_named_once(place: Place) -> None:
 def test_the_code_s_version_is_of_what_makes_pictures() -> None:
     assert code_version() == code_version()
     assert "+" in code_version()
+
+
+def test_every_row_has_a_folder_of_its_own() -> None:
+    names = [
+        "a b",
+        "a_b",
+        "A_b",
+        "a.b",
+        "...",
+        "reconstruct",
+        "direct+p2p",
+        "ddim, prompt, guidance 1",
+        "é",
+        "e",
+        "a/b",
+    ]
+    folders = [folder_of(name) for name in names]
+    assert len({folder.lower() for folder in folders}) == len(names)
+    assert folder_of("direct+p2p") == "direct+p2p"
+    for folder in folders:
+        assert "/" not in folder
+        assert folder.strip(".") == folder != "reconstruct"
+
+
+def test_recipes_of_like_names_keep_their_pictures_apart(tmp_path: Path) -> None:
+    text = 'base = "ddim+p2p"\nmodel = "picturebook"\nsteps = {}\n'
+    for steps, name in enumerate(("a b.toml", "a_b.toml"), 3):
+        (tmp_path / name).write_text(text.format(steps))
+    asked = Asked((str(tmp_path / "a b.toml"), str(tmp_path / "a_b.toml")), limit=1)
+    plan = make_plan(open_data("picturebook:10"), "picturebook:10", asked, "float32")
+    images = [cell.row.image(cell.case.id) for cell in plan.cells]
+    assert len(set(images)) == len(images) == 5

@@ -28,6 +28,7 @@ from reinvert.recipes import Recipe, Use
 
 Kind = Literal["copy", "vae", "true-edit", "edit", "reconstruct", "trained"]
 DEFAULT_BATCH: Final = 4
+RECONSTRUCT: Final = "reconstruct"
 TRIVIAL: Final = (COPY, ROUND_TRIP, TRUE_EDIT)
 ENGINE: Final = ("backbones", "editors", "inversions", "picturebook", "trained")
 """The packages whose code decides a result, with the modules of `reinvert` itself."""
@@ -84,9 +85,19 @@ class Row:
         return hashlib.sha256(said.encode()).hexdigest()[:24]
 
     def image(self, case: str) -> str:
-        """Where the picture of a case goes, in the run's folder."""
-        place = re.sub(r"[^\w.+-]+", "_", self.name)
-        return "/".join((IMAGES, *(["reconstruct"] if self.task == "reconstruct" else []), place, f"{case}.png"))
+        """Where the picture of a case goes, in the run's folder: each row has a folder of its own."""
+        return "/".join(
+            (IMAGES, *([RECONSTRUCT] if self.task == "reconstruct" else []), folder_of(self.name), f"{case}.png")
+        )
+
+
+def folder_of(row: str) -> str:
+    """A folder's name for a row. Rows of different names have different folders, on every file system: a name that
+    cannot be a folder's as it is, or that differs from another one's by capitals only, ends in a hash of itself."""
+    plain = re.sub(r"[^a-z0-9_.+-]+", "_", row.lower()).strip(".")
+    if plain == row and row not in (RECONSTRUCT, ""):
+        return row
+    return f"{plain[:80] or 'row'}-{hashlib.sha256(row.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,8 @@ class Plan:
     units: tuple[Unit, ...]
     fingerprints: Mapping[str, str] = field(default_factory=dict[str, str])
     """By the case's id."""
+    name: str = ""
+    """What the data is called, wherever it lies."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -137,7 +150,7 @@ class Plan:
             rows[cell.row.name] = rows.get(cell.row.name, 0) + 1
         models = {cell.row.model: cell.row.weights for cell in self.cells}
         plain = next(cell.row.model for cell in self.cells if cell.row.recipe is None)
-        told = {"data": self.data, "dtype": self.dtype, "code": self.code, "plain": plain}
+        told = {"data": self.data, "name": self.name, "dtype": self.dtype, "code": self.code, "plain": plain}
         return {**told, "models": models, "cells": counts}
 
 
@@ -175,7 +188,7 @@ def make_plan(data: Data, spec: str, asked: Asked, dtype: str, code: str = "", p
         ]
         return Unit(tuple(batch), tuple(shared), tuple(cells))
 
-    return Plan(spec, asked, dtype, code, tuple(unit for unit in units() if unit.cells), fingerprints)
+    return Plan(spec, asked, dtype, code, tuple(unit for unit in units() if unit.cells), fingerprints, data.name)
 
 
 def open_plan(

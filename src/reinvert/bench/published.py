@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from reinvert.bench.table import ALL, Figure, Heading, Table, heading
+from reinvert.bench.table import ALL, Figure, Heading, Row, Table, heading
 from reinvert.errors import ReinvertError
 
 
@@ -26,6 +26,8 @@ class Published:
     data: str
     mode: str
     """The mode whose arithmetic the figures were made with."""
+    model: str
+    """The Hub id of the model that the rows were made with."""
     columns: tuple[str, ...]
     tolerance: Mapping[str, float]
     """Relative, by column."""
@@ -42,7 +44,7 @@ def published() -> Published:
         name: {column: float(value) / heading(column).scale for column, value in zip(columns, values, strict=True)}
         for name, values in told["rows"].items()
     }
-    about = (told["title"], told["source"], told["data"], told["mode"])
+    about = (told["title"], told["source"], told["data"], told["mode"], told["model"])
     return Published(*about, columns, {name: float(told["tolerance"][name]) for name in columns}, rows)
 
 
@@ -55,10 +57,12 @@ class Beside:
     printed: float
     ours: Figure
     tolerance: float
+    refused: str = ""
+    """Why the two cannot be compared; empty where they can."""
 
     @property
     def difference(self) -> float | None:
-        return None if self.ours.mean is None else self.ours.mean - self.printed
+        return None if self.ours.mean is None or self.refused else self.ours.mean - self.printed
 
     @property
     def in_interval(self) -> bool:
@@ -72,7 +76,7 @@ class Beside:
 
     @property
     def within(self) -> bool | None:
-        """Whether the cell is within tolerance; None where we have no value."""
+        """Whether the cell is within tolerance; None where we have no value, or none that can be compared."""
         if self.relative is None:
             return None
         return self.in_interval or abs(self.relative) <= self.tolerance
@@ -94,17 +98,20 @@ class Comparison:
     def summary(self) -> str:
         """`5 of 7 cells are within tolerance, 1 has no value`."""
         judged = [cell.within for cell in self.cells if cell.within is not None]
-        empty = len(self.cells) - len(judged)
+        refused = sum(bool(cell.refused) for cell in self.cells)
+        empty = len(self.cells) - len(judged) - refused
         told = f"{sum(judged)} of {len(judged)} cells are within tolerance"
-        return f"{told}, {empty} without a value" if empty else told
+        told = f"{told}, {empty} without a value" if empty else told
+        return f"{told}, {refused} not compared" if refused else told
 
 
 def against_published(table: Table) -> Comparison:
     """Put the published rows beside a table's.
 
     The published names of the rows are the recipes'. What makes the comparison less than like for like is in
-    `warnings`: lossless results, a subset of the cases. Raises `ReinvertError` for a table of another mode, and where
-    no row is in common.
+    `warnings`: lossless results, a subset of the cases. The cells of a row that was made with another model are
+    refused, each with its reason. Raises `ReinvertError` for a table of another mode or of other data, where no row is
+    in common, and where no row can be compared.
     """
     printed = published()
     if table.mode != printed.mode:
@@ -117,6 +124,15 @@ def against_published(table: Table) -> Comparison:
         raise ReinvertError(
             f"this run has no row of the published table; its rows are {', '.join(printed.rows)}: run one of them"
         )
+    name = printed.data.partition(",")[0]
+    if table.data != name:
+        raise ReinvertError(
+            f"the published figures are over {printed.data}, and this run is on {table.data or 'data without a name'}: "
+            "they are not compared; leave --against out"
+        )
+    refused = {row: _other_model(ours[row], printed) for row in shared}
+    if all(refused.values()):
+        raise ReinvertError(f"{next(iter(refused.values()))}; leave --against out")
     heads = {head.name: head for head in table.headings}
     nothing = Figure(None, None, None, 0)
     cells = tuple(
@@ -126,11 +142,23 @@ def against_published(table: Table) -> Comparison:
             printed.rows[name][column],
             ours[name].figures.get(column, nothing),
             printed.tolerance[column],
+            refused[name],
         )
         for name in shared
         for column in printed.columns
     )
-    return Comparison(cells, tuple(_warnings(table, printed, max(ours[name].cells for name in shared))), printed)
+    warnings = [why for why in dict.fromkeys(refused.values()) if why]
+    warnings += _warnings(table, printed, max(ours[name].cells for name in shared))
+    return Comparison(cells, tuple(warnings), printed)
+
+
+def _other_model(row: Row, printed: Published) -> str:
+    """Why a row's model is not the published one's; empty if it is (of a folder only its name is known)."""
+    theirs = {printed.model, printed.model.rpartition("/")[2]}
+    if row.models and theirs.issuperset(row.models):
+        return ""
+    made = " and ".join(row.models) or "a model that is not named"
+    return f"{row.name} was made with {made}, and the published row with {printed.model}: they are not compared"
 
 
 def _warnings(table: Table, printed: Published, cases: int) -> list[str]:

@@ -140,6 +140,8 @@ def show_published(made: Comparison, console: Console) -> None:
 
 
 def _beside(cell: Beside) -> str:
+    if cell.refused:
+        return f"{cell.head.shown(cell.printed)}\n{cell.head.shown(cell.ours.mean)}\nnot compared"
     if cell.difference is None:
         return f"{cell.head.shown(cell.printed)}\n-"
     sign = "+" if cell.difference >= 0 else ""
@@ -198,6 +200,7 @@ def published_rows(made: Comparison) -> list[dict[str, Any]]:
             "difference": _scaled(cell.difference, cell.head),
             "tolerance": cell.tolerance,
             "within": cell.within,
+            "refused": cell.refused,
         }
         for cell in made.cells
     ]

@@ -16,14 +16,14 @@ import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from reinvert import __version__
+import reinvert
 from reinvert.bench.case import TYPES, EditCase
 from reinvert.bench.records import Records, read_about
 from reinvert.bench.score import COLUMNS, CURRENT, Comparison, Libraries, Networks, Scores, column, score_all
@@ -81,6 +81,8 @@ class Run:
     data: str = ""
     superseded: int = 0
     """How many records are left out because a newer one of the same row and case is there."""
+    name: str = ""
+    """What its data is called, wherever it lies."""
 
     def of(self, task: Task) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.task == task]
@@ -113,8 +115,10 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     if not cells:
         raise ReinvertError(f"{place} holds no records; fill it with `reinvert bench run --out {place}`")
     order = sorted(cells.values(), key=lambda cell: (cell.case, cell.row))
-    data = str(read_about(place).get("data", ""))
-    return Run(place, {cell.key: cell for cell in order}, data, len(records) - len(cells))
+    about = read_about(place)
+    data = str(about.get("data", ""))
+    name = str(about.get("name") or data)
+    return Run(place, {cell.key: cell for cell in order}, data, len(records) - len(cells), name)
 
 
 def _cell(folder: Path, told: Mapping[str, Any]) -> Cell:
@@ -164,6 +168,22 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 # --- scores ------------------------------------------------------------------------------------------------------
 
 
+MEASURES: Final = ("metrics", "networks", "bench/score.py", "bench/scoring.py", "image.py")
+"""The code that decides a score."""
+
+
+@cache
+def scoring_version() -> str:
+    """reinvert's version with a hash of the code that scores pictures."""
+    root, told = Path(reinvert.__file__).parent, hashlib.sha256()
+    files = [
+        path for part in MEASURES for path in ((root / part).glob("*.py") if (root / part).is_dir() else [root / part])
+    ]
+    for path in sorted(files):
+        told.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return f"{reinvert.__version__}+{told.hexdigest()[:12]}"
+
+
 @dataclass(frozen=True)
 class Setup:
     """How scores are made. Lines of two set-ups are never averaged."""
@@ -174,7 +194,8 @@ class Setup:
     networks: Mapping[str, str] = field(default_factory=dict[str, str])
     """`Networks.describe()`: names and digests, or why there is none."""
     columns: tuple[str, ...] = tuple(COLUMNS)
-    version: str = __version__
+    version: str = field(default_factory=scoring_version)
+    """Of the code that scores."""
 
     def __post_init__(self) -> None:
         if str(self.mode) not in get_args(Mode):
@@ -390,6 +411,8 @@ class Board:
     """How many lines of other set-ups the file holds; they are not shown."""
     superseded: int = 0
     """How many records of the run are left out because a newer one is there."""
+    data: str = ""
+    """What the run's data is called."""
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -440,4 +463,4 @@ def read_board(run: Run, mode: str, task: Task = "edit") -> Board:
     keys = {cell.key for cell in cells}
     shown = {key: line for key, line in lines.get(newest, {}).items() if key in keys}
     others = sum(len(set(found) & keys) for setup, found in lines.items() if setup != newest)
-    return Board(task, cast(Mode, mode), abouts[newest], cells, shown, others, run.superseded)
+    return Board(task, cast(Mode, mode), abouts[newest], cells, shown, others, run.superseded, run.name)

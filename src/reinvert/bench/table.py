@@ -265,6 +265,8 @@ class Row:
     """Weights, device, versions, dtype and seeds it was made with."""
     uses: str
     """What of a case the method was given beyond picture and prompts."""
+    models: tuple[str, ...] = ()
+    """The models it was made with, by the names that its records give."""
 
     @property
     def trivial(self) -> bool:
@@ -284,6 +286,8 @@ class Table:
     """Of all types first, then type by type."""
     how: Bootstrap
     notes: tuple[str, ...] = ()
+    data: str = ""
+    """What the data is called."""
 
     def of(self, kind: str = ALL) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.kind == kind)
@@ -301,7 +305,7 @@ def make_table(
     heads = headings(board, bases)
     wanted = (ALL, *(board.kinds if kinds and len(board.kinds) > 1 else ()))
     rows = tuple(row for kind in wanted for row in _rows(board, kind, heads, how))
-    return Table(board.task, board.mode, board.setup, heads, rows, how, tuple(_notes(board, heads, rows)))
+    return Table(board.task, board.mode, board.setup, heads, rows, how, tuple(_notes(board, heads, rows)), board.data)
 
 
 def _rows(board: Board, kind: str, heads: Sequence[Heading], how: Bootstrap) -> Iterator[Row]:
@@ -313,7 +317,8 @@ def _rows(board: Board, kind: str, heads: Sequence[Heading], how: Bootstrap) -> 
         scored = [cell for cell in made if cell.key in board.lines]
         figures = {head.name: figure([board.value(cell, head.name) for cell in scored], how) for head in heads}
         counts = (len(cells), len(cells) - len(made), len(made) - len(scored))
-        yield Row(name, kind, figures, *counts, environment(made), uses(made))
+        models = tuple(sorted({str(cell.settings["model"]) for cell in cells if "model" in cell.settings}))
+        yield Row(name, kind, figures, *counts, environment(made), uses(made), models)
 
 
 def values_of(board: Board, row: str, name: str, kind: str = ALL) -> dict[str, float | None]:
