@@ -74,7 +74,7 @@ def write_run(
     rows: Sequence[str] = tuple(ROWS),
     suffix: str = "",
     failing: str = "",
-    name: str = "PIE-Bench",
+    data_name: str = "PIE-Bench",
 ) -> dict[str, EditCase]:
     """A finished run; the last case of the row `failing` failed."""
     made = cases(count, side, suffix)
@@ -89,5 +89,5 @@ def write_run(
             result(case, row, ROWS[row]).save(folder / name)
             told.append(record(case, row, name))
     (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
-    (folder / "run.json").write_text(json.dumps({"data": "picturebook", "name": name}))
+    (folder / "run.json").write_text(json.dumps({"data": "picturebook", "name": data_name}))
     return made

@@ -279,10 +279,11 @@ def weights_of(model: str) -> str:
     """A hash of a model's weights and configuration, of its files: the same for any device and dtype.
 
     Reads the whole weights once (seconds for gigabytes; they are read into memory anyway)."""
-    folder = loading._folder(model, None)  # pyright: ignore[reportPrivateUsage]  # finds bundled, local and Hub models
-    parts = [folder / part for part in loading.component_folders()]
+    place = loading._place(model, None)  # pyright: ignore[reportPrivateUsage]  # finds bundled, local and Hub models
+    parts = [place / part for part in loading.component_folders()]
+    found = [file for part in parts for file in part.glob("*") if file.suffix in (".safetensors", ".json")]
     told = hashlib.sha256()
-    for path in sorted(file for part in parts for file in part.glob("*") if file.suffix in (".safetensors", ".json")):
+    for path in [place] if place.is_file() else sorted(found):
         with path.open("rb") as file:
             told.update(f"{path.parent.name}/{path.name}".encode() + hashlib.file_digest(file, "sha256").digest())
     return told.hexdigest()[:16]
