@@ -111,6 +111,34 @@ def test_a_lora_that_does_not_fit_is_refused(lora: Path, tiny_folder: Path, tmp_
     refused("a LoRA is given as a file, or as .file, strength., not as 5", [5])
 
 
+def test_a_lora_of_the_trainers_that_people_use(tmp_path: Path) -> None:
+    """Their names and their alpha, for the network and the text encoder."""
+    pipe = pipeline("stable_diffusion")
+    pipe.save_pretrained(tmp_path / "model")
+    torch.manual_seed(0)
+    weights: dict[str, torch.Tensor] = {}
+    parts = {
+        "lora_unet": (pipe.unet, ["to_q", "to_v"]),
+        "lora_te_text_model": (pipe.text_encoder, ["q_proj", "k_proj"]),
+    }
+    parts["lora_te_text_model"][1].extend(["v_proj", "out_proj"])
+    for name, (part, layers) in parts.items():
+        # alpha / rank is the strength that the adapter has by itself
+        part.add_adapter(peft.LoraConfig(r=2, lora_alpha=1, target_modules=layers, init_lora_weights=False), "mine")
+        for key, value in get_peft_model_state_dict(part, adapter_name="mine").items():
+            layer, which, _ = key.removeprefix("base_model.model.").removeprefix("text_model.").rsplit(".", 2)
+            place = f"{name}_{layer.replace('.', '_')}"
+            weights[f"{place}.lora_{'down' if which == 'lora_A' else 'up'}.weight"] = value.clone()
+            weights[f"{place}.alpha"] = torch.tensor(1.0)
+    save_file(weights, tmp_path / "k.safetensors")
+    model = reinvert.load(tmp_path / "model", device="cpu", lora=tmp_path / "k.safetensors")
+    plain, theirs = reinvert.load(tmp_path / "model", device="cpu"), reinvert.load(pipe)
+    assert gap(answered(model), answered(theirs)) < 1e-4
+    assert gap(answered(model), answered(plain)) > 1e-2
+    tokens, other = (m.encode_text([TARGET]).tokens for m in (model, theirs))
+    assert gap(tokens, other) < 1e-5
+
+
 def test_a_lora_without_its_reader(lora: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ReinvertError, match=r"LoRA are read with peft: pip install 'reinvert\[lora\]'"):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from conftest import PARITY, TARGET, TOKENS, gap, make_picture
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -265,6 +267,38 @@ def test_files_that_cannot_be_read_say_what_they_are(files, tmp_path: Path) -> N
         "does not hold the words of its tokenizer, and the Hub cannot be reached: give --tokenizer", whole, words=None
     )
     refused("holds no tokenizer", whole, words=tmp_path)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_files_are_one_sentence(data, files, tmp_path_factory) -> None:
+    """Weights taken out, reshaped, renamed or of another type, and bytes cut or changed."""
+    kind = data.draw(st.sampled_from(["1", "2", "xl"]))
+    weights = load_file(files[kind][0])
+    file = tmp_path_factory.mktemp("damaged") / "a.safetensors"
+    keys = data.draw(st.lists(st.sampled_from(sorted(weights)), min_size=1, max_size=3, unique=True))
+    how = data.draw(st.sampled_from(["gone", "flat", "number", "renamed", "integers", "cut", "header"]))
+    for key in keys:
+        value = weights.pop(key)
+        if how == "renamed":
+            weights[key + ".0"] = value
+        elif how != "gone":
+            changes = {"flat": value.flatten(), "number": value.sum(), "integers": value.to(torch.int8)}
+            weights[key] = changes.get(how, value).contiguous()
+    save_file(weights, file)
+    if how in ("cut", "header"):
+        whole = bytearray(file.read_bytes())
+        spot = data.draw(st.integers(0, 4000))
+        if how == "header":
+            whole[spot] ^= 1 << data.draw(st.integers(0, 7))
+        file.write_bytes(whole[: len(whole) - spot - 1] if how == "cut" else whole)
+    sentence = ""
+    try:
+        reinvert.load(file, device="cpu", tokenizer=WORDS)
+    except ReinvertError as error:
+        sentence = str(error)
+    assert sentence.isprintable()
+    assert len(sentence) < 400
 
 
 def test_the_tokenizer_beside_a_file_is_found(files, tmp_path: Path) -> None:

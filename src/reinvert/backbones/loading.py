@@ -126,7 +126,7 @@ def open_model(
     with _quiet():
         if place.is_file():
             words = None if tokenizer is None else Path(tokenizer)
-            opened = read_single_file(place, lambda family: pick_dtype(dtype, where, family.half), words)
+            opened = _read_file(place, lambda family: pick_dtype(dtype, where, family.half), words)
         elif tokenizer is not None:
             raise ReinvertError(f"{shown} has a tokenizer of its own; --tokenizer is for checkpoints in one file")
         else:
@@ -147,7 +147,7 @@ def open_model(
             network.to(torch.device("cpu") if placed.offload else where, torch.float32 if full else kind)
         if loras:
             additions["lora"] = add_lora(parts, family, loras, shown)
-        scheduler = settled(parts, opened.scheduler)
+        scheduler = _settled(parts, opened.scheduler, shown)
         if placed.fp8:
             for part in networks.keys() & {*SHRUNK, t5}:
                 shrink(networks[part], torch.bfloat16 if part == t5 and kind == torch.float16 else kind)
@@ -179,6 +179,26 @@ def open_model(
     if place.is_dir():
         _note(model, place, str(name))
     return model
+
+
+def _settled(parts: Mapping[str, Any], scheduler: Mapping[str, Any], name: str) -> dict[str, Any]:
+    try:
+        return settled(parts, scheduler)
+    except RuntimeError as error:  # the network cannot be evaluated
+        raise ReinvertError(f"{name} cannot be used: {_reason(error)}") from error
+
+
+def _read_file(path: Path, dtype: Callable[[Family], torch.dtype], tokenizer: Path | None) -> Opened:
+    """The parts of a checkpoint in one file, on the CPU."""
+    try:
+        return read_single_file(path, dtype, tokenizer)
+    except ReinvertError:
+        raise
+    except (KeyError, StopIteration) as error:  # a weight that tells a size
+        lacks = "" if isinstance(error, StopIteration) else f": it has no {error.args[0]}"
+        raise ReinvertError(f"{path.name} is not a whole checkpoint{lacks}; download it again") from error
+    except Exception as error:  # shapes that make no sense
+        raise ReinvertError(f"{path.name} cannot be loaded: {_reason(error)}") from error
 
 
 def _read_folder(folder: Path, name: str, dtype: Callable[[Family], torch.dtype]) -> Opened:

@@ -81,7 +81,7 @@ class Trained:
             )
         from reinvert.backbones.stable_diffusion import StableDiffusion
 
-        backbone = loading.open_model(self.model, device, dtype)
+        backbone = loading.open_model(self.model, device, dtype, offload=False, weights="full")
         assert isinstance(backbone, StableDiffusion)
         found, wanted = int(backbone.unet.config.in_channels), self.channels(int(backbone.vae.config.latent_channels))
         if found != wanted:
