@@ -215,9 +215,17 @@ def test_a_drawing_brings_its_caption(here: Path, say: Say):
     assert json.loads(Path("drawn.edit.png.json").read_text())["settings"]["source"] == "a red cat on grass"
 
 
-def test_photographs_are_told_from_drawings(here: Path, say: Say, tiny_folder: Path):
+def test_photographs_are_told_from_drawings(here: Path, say: Say, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = here / "standing-in"
+    folder.mkdir()
+    for item in tiny_folder.iterdir():
+        (folder / item.name).symlink_to(item)
+    looks = {"psnr": 24, "least_even": 0, "most_even": 1, "most_grey": 1, "most_foreign": 1, "colors": ["#ffffff"]}
+    (folder / "reinvert.json").write_text(json.dumps({"pictures": looks}))
+    monkeypatch.setitem(loading.BUNDLED, "picturebook", folder)
     warned = "does not look like picturebook's drawn world"
     assert warned in say(*edit())[2]  # the tiny model's VAE renders noise
+    assert say(*edit("--force")) == (0, "cat.edit.png\n", "")
     assert warned not in say(*edit("--model", tiny_folder))[2]
 
 

@@ -42,6 +42,7 @@ from reinvert.image import (
     to_tensor,
 )
 from reinvert.inversions.base import Inversion, Progress, Source
+from reinvert.likeness import check_pictures
 from reinvert.pairs import check_pair
 from reinvert.prompts import check_words, warn_of_prompts
 from reinvert.trajectory import Trajectory
@@ -72,6 +73,7 @@ _TYPES: Mapping[str, Any] = {
     "max_pixels": _Count,
     "batch_size": Annotated[_Count | None, Says("a whole number of at least 1")],
     "any_words": bool,
+    "force": bool,
 }
 """What the arguments of the verbs take that have a plain type."""
 
@@ -156,6 +158,7 @@ def invert(
     max_pixels: int = MAX_PIXELS,
     batch_size: int | None = None,
     any_words: bool = False,
+    force: bool = False,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Trajectory:
@@ -163,8 +166,9 @@ def invert(
 
     `inversion` is a registered name or an instance; further keyword arguments are fields of the named method.
     `guidance` is the scale of the edit to come (null-text inversion is fitted to it). `any_words` lets words through
-    that a model of a small world was trained without. `batch_size` pictures of a list are inverted together, by default
-    as many as fit the memory (see `edit`). `watch` is called with each `Progress`.
+    that a model of a small world was trained without, `force` pictures that are none of that world.
+    `batch_size` pictures of a list are inverted together, by default as many as fit the memory (see `edit`). `watch` is
+    called with each `Progress`.
     """
     _check_types(
         model,
@@ -173,6 +177,7 @@ def invert(
         max_pixels=max_pixels,
         batch_size=batch_size,
         any_words=any_words,
+        force=force,
         watch=watch,
     )
     pictures, sources = _batch(image, source)
@@ -180,6 +185,7 @@ def invert(
     method = _inversion(inversion, arguments)
     (steps, guidance), seed = usual(model, steps, guidance), checked_seed(seed)
     prepared = prepare(model, pictures, fit, max_pixels)
+    check_pictures(model, prepared.pictures, prepared.latents, force)
     warn_of_prompts(model.name, model.words, sources)
     size = batch_size or _at_once(model, prepared.latents, 1, (method,))
     made = [
@@ -214,6 +220,7 @@ def edit(
     max_pixels: int = MAX_PIXELS,
     batch_size: int | None = None,
     any_words: bool = False,
+    force: bool = False,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Any:
@@ -233,13 +240,20 @@ def edit(
     is usual for the model (its `usual`). `seed` feeds the
     methods that draw noise; those of this package's P2P family draw none. `max_pixels` bounds the pictures that are
     decoded. `batch_size` pictures of a list go through the model together; by default as many as fit half of the free
-    memory, at most eight. `any_words` lets words through that a model of a small world was trained without.
+    memory, at most eight. `any_words` lets words through that a model of a small world was trained without,
+    `force` pictures that are none of that world.
 
     Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
     """
     _check_types(model, source=source, target=target, editor=editor, blend=blend, boost=boost)
     _check_types(
-        model, inversion=inversion or "", max_pixels=max_pixels, batch_size=batch_size, any_words=any_words, watch=watch
+        model,
+        inversion=inversion or "",
+        max_pixels=max_pixels,
+        batch_size=batch_size,
+        any_words=any_words,
+        force=force,
+        watch=watch,
     )
     started, tally = time.perf_counter(), model.tally.copy()
     trajectory = image if isinstance(image, Trajectory) else None
@@ -280,6 +294,7 @@ def edit(
         check_pair(method, editors, masked=mask is not None, guidance=guidance, model=model)
         model.times(steps, model.latent_shape[1:])
         prepared = prepare(model, pictures, fit, max_pixels)
+        check_pictures(model, prepared.pictures, prepared.latents, force)
         _check_words(model, editors, sources, targets, prepared.latents[None], steps, own, mask is not None)
         masks = _mask(mask, prepared, None, max_pixels)
         warn_of_prompts(model.name, model.words, [*sources, *edited])
@@ -329,6 +344,7 @@ def reconstruct(
     max_pixels: int = MAX_PIXELS,
     batch_size: int | None = None,
     any_words: bool = False,
+    force: bool = False,
     watch: Watch | None = None,
     **arguments: Any,
 ) -> Any:
@@ -340,6 +356,7 @@ def reconstruct(
         max_pixels=max_pixels,
         batch_size=batch_size,
         any_words=any_words,
+        force=force,
         watch=watch,
     )
     started, tally = time.perf_counter(), model.tally.copy()
@@ -356,6 +373,7 @@ def reconstruct(
         pictures, sources = _batch(image, source)
         check_words(model.name, model.world, sources, any_words)
         prepared = prepare(model, pictures, fit, max_pixels)
+        check_pictures(model, prepared.pictures, prepared.latents, force)
         method, latents = _inversion(inversion, arguments), prepared.latents
         warn_of_prompts(model.name, model.words, sources)
     size = batch_size or _at_once(model, latents, 1, () if method is None else (method,))

@@ -56,11 +56,29 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What the pictures of a small world look like, as limits (see `reinvert.likeness`)."""
+
+    psnr: float
+    """dB that the model's VAE keeps of them at least."""
+    least_even: float
+    most_even: float
+    """Share of neighbouring pixels that hardly differ."""
+    most_grey: float
+    """Share of grey pixels."""
+    most_foreign: float
+    """Share of the plain areas that has none of the colours."""
+    colors: tuple[tuple[int, int, int], ...] = field(repr=False)
+    """Red, green and blue, 0..255, of their plain areas."""
+
+
+@dataclass(frozen=True)
 class World:
     """What a model that was trained on a small world of its own says about it (`reinvert.json` in its folder)."""
 
     words: frozenset[str] = frozenset()
     """The words that it was trained with, in small letters; none if it does not say."""
+    looks: Looks | None = None
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 
 from reinvert.backbones.additions import add_lora, check_vae, folder_digest
-from reinvert.backbones.base import Backbone, Family, World
+from reinvert.backbones.base import Backbone, Family, Looks, World
 from reinvert.backbones.families import class_of, component_folders, families, family_of
 from reinvert.backbones.lock import Busy, check_busy
 from reinvert.backbones.pipeline import from_pipeline, is_pipeline
@@ -220,7 +220,13 @@ def _note(model: Backbone, folder: Path, name: str) -> None:
 
 
 def _world(notes: ModelNotes) -> World | None:
-    return None if notes.words is None else World(frozenset(word.lower() for word in notes.words))
+    if notes.words is None and notes.pictures is None:
+        return None
+    looks = None
+    if notes.pictures is not None:
+        colors = tuple((int(c[1:3], 16), int(c[3:5], 16), int(c[5:7], 16)) for c in notes.pictures.colors)
+        looks = Looks(**notes.pictures.model_dump(exclude={"colors"}), colors=colors)
+    return World(frozenset(word.lower() for word in notes.words or ()), looks)
 
 
 def _other_vae(folder: Path, own: Any, name: str, dtype: torch.dtype) -> Any:

@@ -14,7 +14,6 @@ from reinvert.cli.output import file_record, read_sidecar
 from reinvert.cli.progress import waiting
 from reinvert.cli.terminal import say
 from reinvert.cli.values import number, positive, seed, steps, text
-from reinvert.differences import psnr
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.trajectory import SUFFIX
@@ -26,9 +25,6 @@ if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are an
     from reinvert.trajectory import Trajectory
 
 DEFAULT_MODEL: Final = "picturebook"
-
-MIN_PSNR: Final = 24.0
-"""dB. Picturebook's VAE renders its own drawings at 30 dB on average and photographs well below this."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +88,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--any-words",
         action="store_true",
-        help="let words through that a model of a small world, such as picturebook, was trained without",
+        help="take words that picturebook was trained without",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="take photographs for picturebook",
     )
     parser.add_argument("--fit", choices=get_args(FitMode), help="how a picture that is not square is taken [crop]")
     add_max_pixels(parser)
@@ -195,26 +196,7 @@ def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone
             weights=args.weights,
             tile_vae=args.tile_vae,
         )
-    if given is not None:
-        check_picture(args, model, given)
     return model
-
-
-def check_picture(args: argparse.Namespace, model: Backbone, given: Given) -> None:
-    """Say so if the picture is not one for the model."""
-    name = model_name(args, given)
-    if given.picture is not None and name in BUNDLED:
-        _warn_of_photograph(name, model, given.picture, args.fit or "crop")
-
-
-def _warn_of_photograph(name: str, model: Backbone, picture: Image.Image, fit: FitMode) -> None:
-    fitted, rendered = round_trip(model, picture, fit)
-    if psnr(fitted, rendered) < MIN_PSNR:
-        say(
-            f"reinvert: this picture does not look like {name}'s drawn world; use --model with a Stable Diffusion "
-            "checkpoint for photographs",
-            error=True,
-        )
 
 
 def round_trip(model: Backbone, picture: Image.Image, fit: FitMode) -> tuple[Image.Image, Image.Image]:

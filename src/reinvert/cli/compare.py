@@ -98,6 +98,7 @@ def run(job: Job, chosen: Chosen, output: Path) -> None:
                     seed=args.seed,
                     fit=args.fit or "crop",
                     any_words=args.any_words,
+                    force=args.force,
                     watch=watch,
                 )
                 spent = model.tally.since(before)

@@ -16,7 +16,6 @@ from reinvert.cli.common import (
     add_model_options,
     add_run_options,
     check_model_options,
-    check_picture,
     load_model,
     model_name,
     output_path,
@@ -107,9 +106,7 @@ class Loaded:
 
     def __call__(self, args: argparse.Namespace, given: Given) -> Backbone:
         name = model_name(args, given)
-        if name in self._models:
-            check_picture(args, self._models[name], given)
-        else:
+        if name not in self._models:
             self._models[name] = load_model(args, given)
         return self._models[name]
 

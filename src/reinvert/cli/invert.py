@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             fit=args.fit or "crop",
             any_words=args.any_words,
+            force=args.force,
             watch=watch,
         )
     seconds, spent = time.perf_counter() - started, model.tally.since(before)

@@ -92,6 +92,7 @@ class Job:
             mask=self.mask,
             fit=args.fit or "crop",
             any_words=args.any_words,
+            force=args.force,
             watch=watch,
         )
 

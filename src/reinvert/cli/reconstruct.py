@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             fit=args.fit or "crop",
             any_words=args.any_words,
+            force=args.force,
             watch=watch,
         )
     told = {name: psnr(result.image, other) for name, other in _references(model, given, args).items()}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Le, Len, MaxLen
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from reinvert.files.door import MIB, Entry, Line, OpenEntry, Says, check, read_json, refusal, shown
+from reinvert.files.door import MIB, Entry, Line, OpenEntry, Says, Share, check, read_json, refusal, shown
 
 LARGEST: Final = 16 * MIB
 """Bytes of a configuration file."""
@@ -21,6 +21,7 @@ MOST_LAYERS: Final = 512
 MOST: Final = 4_000_000
 """The largest whole number in a network's configuration: the words of the largest tokenizers are a quarter million."""
 
+Color = Annotated[str, StringConstraints(pattern=r"^#[0-9a-f]{6}$"), Says('a colour such as "#fce4c4"')]
 Channels = Annotated[int, Ge(1), Le(65_536)]
 Few = Annotated[int, Ge(1), Le(64)]
 Part = Annotated[
@@ -126,6 +127,23 @@ class UsualNote(Entry):
     """The guidance scale of an edit."""
 
 
+class PicturesNote(Entry):
+    """What the pictures of a small world look like; others, such as photographs, are refused."""
+
+    psnr: Annotated[float, Ge(0), Le(100)]
+    """dB that the VAE keeps of them at least."""
+    least_even: Share
+    """Share of neighbouring pixels that hardly differ, at least."""
+    most_even: Share
+    """And at most."""
+    most_grey: Share
+    """Share of grey pixels, at most."""
+    most_foreign: Share
+    """Share of the plain areas that has none of `colors`, at most."""
+    colors: Annotated[list[Color], Len(1, 4096)]
+    """The colours of their plain areas."""
+
+
 class ModelNotes(Entry):
     """`reinvert.json`, which a model's folder may have: what reinvert is to know of it beyond diffusers' format."""
 
@@ -133,6 +151,8 @@ class ModelNotes(Entry):
     """What is usual for it; its family's if left out."""
     words: Annotated[list[Annotated[Line, Len(1, 100)]], Len(1, 100_000)] | None = None
     """Every word that it was trained with, in small letters; other words of a prompt are refused."""
+    pictures: PicturesNote | None = None
+    """What its pictures look like; any picture is taken if left out."""
 
 
 def _largest(value: Any) -> int | float:

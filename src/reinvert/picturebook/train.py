@@ -38,9 +38,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from reinvert.files.model import NOTES
 from reinvert.picturebook.draw import SIZE, draw
-from reinvert.picturebook.scene import Scene, caption_words, held_out, sample_scene
+from reinvert.picturebook.notes import write as write_notes
+from reinvert.picturebook.scene import Scene, held_out, sample_scene
 from reinvert.picturebook.tokenizer import build_tokenizer
 
 LOG = logging.getLogger(__name__)
@@ -50,8 +50,6 @@ Untyped: TypeAlias = Any
 
 SNR_CAP = 5.0
 CAPTION_DROPOUT = 0.1
-GUIDANCE = 3.0
-"""What is usual for it: it is small and says what it knows at a low scale; above 5 its backgrounds fade."""
 
 
 @dataclass(frozen=True)
@@ -461,12 +459,7 @@ def export(folder: Path, vae: Untyped, text_encoder: Untyped, unet: Untyped, tok
     # this line plain `from_pretrained` gives a text encoder that the UNet cannot read.
     config = folder / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-    (folder / NOTES).write_text(json.dumps(notes(), indent=2) + "\n")
-
-
-def notes() -> dict[str, Any]:
-    """What reinvert is to know of the model (see `files.model.ModelNotes`): what is usual for it, and its words."""
-    return {"usual": {"steps": 50, "guidance": GUIDANCE}, "words": list(caption_words())}
+    write_notes(folder)
 
 
 def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device: torch.device) -> None:
