@@ -19,7 +19,7 @@ import reinvert
 from reinvert import recipes
 from reinvert.bench import published as printed
 from reinvert.bench import report
-from reinvert.bench.published import against_published, published
+from reinvert.bench.published import against_published, elsewhere, published
 from reinvert.bench.score import Networks
 from reinvert.bench.scoring import Board, Setup, open_run, read_board, score_run
 from reinvert.bench.table import Figure, Table, heading, make_table
@@ -295,3 +295,16 @@ def test_scores_of_another_version_of_the_metrics_are_another_set_up() -> None:
     before = Setup("compat")
     assert before.version.startswith(reinvert.__version__ + "+")
     assert replace(before, version="0.2.0+abc").key != before.key
+
+
+def test_figures_of_other_papers_are_all_shown_beside_a_flow_row(table) -> None:
+    """Three tables print FlowEdit on FLUX: no two alike, and none is judged."""
+    rows = [row for row in elsewhere() if row.recipe == "flowedit_flux"]
+    assert [row.table for row in rows] == ["LayerVerse", "DirectEdit", "OAVC"]
+    assert rows[0].values["structure_distance"] == pytest.approx(0.02796)
+    text = " ".join(shown(report.show_elsewhere, with_means(table, "flowedit_flux", {})).split())
+    for told in ("LayerVerse (620 pictures", "21.92", "DirectEdit (700 pictures", "21.96", "not judged"):
+        assert told in text
+    assert shown(report.show_elsewhere, table) == ""
+    for row in elsewhere():
+        assert row.recipe == "" or row.recipe in recipes.names()

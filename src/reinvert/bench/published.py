@@ -49,6 +49,45 @@ def published() -> Published:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A row as a later paper printed it, with that paper's table; values are unscaled, as the metrics give them."""
+
+    table: str
+    source: str
+    data: str
+    backbone: str
+    method: str
+    recipe: str
+    """The bundled recipe of the row, empty where there is none."""
+    values: Mapping[str, float]
+
+    @property
+    def said(self) -> str:
+        """`LayerVerse, 620 pictures: PSNR 21.92, ...`, in the units of the published table."""
+        told = (f"{heading(column).said} {heading(column).shown(value)}" for column, value in self.values.items())
+        return f"{self.table} ({self.data}), {self.backbone}, {self.method}: {', '.join(told)}"
+
+
+@cache
+def elsewhere() -> tuple[Elsewhere, ...]:
+    """The flow methods' rows of every table that prints them: papers disagree on the same row, so all are here."""
+    told = tomllib.loads((Path(__file__).parent / "published_flows.toml").read_text(encoding="utf-8"))
+    return tuple(
+        Elsewhere(
+            table["key"],
+            table["source"],
+            table["data"],
+            row["backbone"],
+            row["method"],
+            row["recipe"],
+            {c: float(v) / heading(c).scale for c, v in zip(table["columns"], row["values"], strict=True)},
+        )
+        for table in told["tables"]
+        for row in table["rows"]
+    )
+
+
+@dataclass(frozen=True)
 class Beside:
     """One cell: the printed value, ours, and their difference (ours minus theirs); unscaled."""
 

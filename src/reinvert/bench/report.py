@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reinvert.bench.published import Beside, Comparison
+from reinvert.bench.published import Beside, Comparison, elsewhere
 from reinvert.bench.scoring import Board
 from reinvert.bench.table import ALL, Figure, Heading, Row, Table
 from reinvert.errors import ReinvertError
@@ -137,6 +137,17 @@ def show_published(made: Comparison, console: Console) -> None:
     for warning in made.warnings:
         console.print(Text(f"- {warning}"))
     console.print(Text(f"{made.summary}."))
+
+
+def show_elsewhere(table: Table, console: Console) -> bool:
+    """Print what every paper printed for the rows of a table, where `published` has none; whether there is any."""
+    names = {row.name for row in table.of()}
+    lines = [row for row in elsewhere() if row.recipe in names]
+    if lines:
+        console.print(Text("Printed by other papers, which do not agree (not judged: another protocol each):"))
+    for line in sorted(lines, key=lambda line: line.recipe):
+        console.print(Text(f"- {line.recipe}: {line.said}"))
+    return bool(lines)
 
 
 def _beside(cell: Beside) -> str:

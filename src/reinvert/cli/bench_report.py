@@ -138,7 +138,7 @@ def run_report(args: argparse.Namespace) -> int:
     """Print the tables of every mode that is scored, and write what is asked for."""
     check_run(args.run)
     from reinvert.bench import report
-    from reinvert.bench.published import against_published
+    from reinvert.bench.published import against_published, published
     from reinvert.bench.scoring import open_run
     from reinvert.bench.table import Bootstrap, make_table
 
@@ -154,7 +154,9 @@ def run_report(args: argparse.Namespace) -> int:
     for table, _ in tables:
         report.show(table, out, kinds=args.kinds)
         if _comparable(table, args):
-            report.show_published(against_published(table), out)
+            printed = report.show_elsewhere(table, out)
+            if not printed or any(row.name in published().rows for row in table.of()):
+                report.show_published(against_published(table), out)
     for path in written:
         say(path)
     return 0
