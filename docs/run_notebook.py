@@ -52,6 +52,10 @@ def shown(source: str, names: dict[str, Any], count: int) -> list[dict[str, Any]
             file = io.BytesIO()
             value.save(file, "PNG", optimize=True)
             data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": ["<picture>"]}
+        elif hasattr(value, "_repr_png_"):
+            data = {"image/png": base64.b64encode(value._repr_png_()).decode(), "text/plain": ["<result>"]}
+        elif hasattr(value, "_repr_html_"):
+            data = {"text/html": value._repr_html_().splitlines(True)} | data
         outputs.append({"output_type": "execute_result", "execution_count": count, "metadata": {}, "data": data})
     return outputs
 

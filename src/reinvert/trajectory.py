@@ -267,7 +267,10 @@ class Trajectory:
         return self.cases(slice(index, index + 1))
 
     def cases(self, pick: slice) -> Trajectory:
-        """Some cases of the batch, as a trajectory of their own."""
+        """Some cases of the batch, as a trajectory of their own; all of them are the trajectory itself."""
+        everything = range(len(self.prompts))
+        if everything[pick] == everything:
+            return self
         null = None if self.null is None else self.null[:, pick].map(Tensor.clone)
         kept = {name: tensor[:, pick].clone() for name, tensor in self.kept.items()}
         info = dict(self.info) | ({"fits": self.info["fits"][pick]} if "fits" in self.info else {})
