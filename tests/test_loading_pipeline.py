@@ -137,7 +137,7 @@ def test_textual_inversions_of_several_vectors_are_read_as_the_pipeline_reads_th
 def test_lora_of_a_pipeline_takes_part(name: str) -> None:
     peft = pytest.importorskip("peft")
     pipe = pipeline(name)
-    plain = edited(reinvert.load(pipe)).latents
+    plain, plain_fingerprint = edited(reinvert.load(pipe)).latents, reinvert.load(pipe).fingerprint().config
     torch.manual_seed(0)
     config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
     network(pipe).add_adapter(config, "mine")
@@ -146,11 +146,26 @@ def test_lora_of_a_pipeline_takes_part(name: str) -> None:
     found = edited(model).latents
     assert gap(found, plain) > 1e-3
     assert torch.equal(drawn(pipe), before)
+    assert model.fingerprint().config != plain_fingerprint
     network(pipe).disable_adapters()
+    assert not model.fingerprint().matches(first)
     assert gap(edited(model).latents, plain) < 1e-5
     network(pipe).enable_adapters()
     assert gap(edited(model).latents, found) < 1e-5
     assert model.fingerprint().matches(first)
+    network(pipe).set_adapters(["mine"], [0.5])
+    assert not model.fingerprint().matches(first)
+
+
+def test_parts_that_a_pipeline_fetches_by_itself() -> None:
+    """The hooks of `enable_model_cpu_offload`; here they fetch from one place in memory to the same."""
+    accelerate = pytest.importorskip("accelerate")
+    pipe = pipeline("stable_diffusion_xl")
+    whole = edited(reinvert.load(pipe))
+    hook = None
+    for part in ("text_encoder", "text_encoder_2", "unet", "vae"):
+        _, hook = accelerate.cpu_offload_with_hook(getattr(pipe, part), torch.device("cpu"), prev_module_hook=hook)
+    assert torch.equal(edited(reinvert.load(pipe)).latents, whole.latents)
 
 
 def test_what_no_edit_can_use_is_refused() -> None:

@@ -72,16 +72,16 @@ def t5_in_range(encoder: Any) -> Any:
 
 @torch.no_grad()
 def vae_encode(vae: Any, images: Tensor) -> Tensor:
-    """(posterior mean - shift) scale, [n, channel, h, w] float32."""
+    """(posterior mean - shift) scale, [n, channel, h, w] float32; images are on the device where the VAE computes."""
     with _in_range(vae):
-        posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+        posterior = vae.encode(images.to(vae.dtype)).latent_dist
     return (posterior.mean.float() - _shift(vae)) * float(vae.config.scaling_factor)
 
 
 @torch.no_grad()
 def vae_decode(vae: Any, latents: Tensor) -> Tensor:
-    """[n, 3, H, W] float32."""
-    z = latents.to(vae.device, torch.float32) / float(vae.config.scaling_factor) + _shift(vae)
+    """[n, 3, H, W] float32; latents are on the device where the VAE computes."""
+    z = latents.float() / float(vae.config.scaling_factor) + _shift(vae)
     with _in_range(vae):
         return vae.decode(z.to(vae.dtype)).sample.float()
 
@@ -109,6 +109,18 @@ def _shift(vae: Any) -> float:
     return float(getattr(vae.config, "shift_factor", None) or 0.0)
 
 
+def active_adapters(networks: Sequence[torch.nn.Module]) -> dict[str, float]:
+    """LoRA that layers apply as they compute, and how strongly; those fused into the weights are weights."""
+    layers: list[Any] = [m for net in networks for m in net.modules() if hasattr(m, "lora_A")]
+    return {
+        adapter: round(float(layer.scaling[adapter]), 6)
+        for layer in layers
+        if not layer.disable_adapters
+        for adapter in layer.active_adapters
+        if adapter in layer.scaling
+    }
+
+
 def fingerprint(networks: Sequence[torch.nn.Module], additions: Mapping[str, Any] | None = None) -> Fingerprint:
     """Hash of the configuration and of what was added to the weights, and the mean magnitude of 32 weight tensors
     spread over the networks."""
@@ -117,5 +129,6 @@ def fingerprint(networks: Sequence[torch.nn.Module], additions: Mapping[str, Any
     picked = tensors[:: max(1, len(tensors) // 32)]
     probe = tuple(round(float(p.detach().float().flatten()[:4096].abs().mean()), 6) for p in picked)
     added = {key: value for key, value in (additions or {}).items() if key in ("lora", "vae")}
+    added |= {"adapters": adapters} if (adapters := active_adapters(networks)) else {}
     about = repr(shapes) + (json.dumps(added, sort_keys=True) if added else "")
     return Fingerprint(hashlib.sha256(about.encode()).hexdigest()[:16], probe)

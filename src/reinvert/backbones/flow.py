@@ -124,10 +124,10 @@ class FlowTransformer:
     # --- images -------------------------------------------------------------------------------------------------
 
     def encode(self, images: Tensor) -> Tensor:
-        return vae_encode(self.stage.bring(self.vae), images)
+        return vae_encode(self.stage.bring(self.vae), images.to(self.device))
 
     def decode(self, latents: Tensor) -> Tensor:
-        return vae_decode(self.stage.bring(self.vae), latents)
+        return vae_decode(self.stage.bring(self.vae), latents.to(self.device))
 
     # --- text ---------------------------------------------------------------------------------------------------
 

@@ -137,10 +137,10 @@ class StableDiffusion:
         return in_order(shape, generator)
 
     def encode(self, images: Tensor) -> Tensor:
-        return vae_encode(self.stage.bring(self.vae), images)
+        return vae_encode(self.stage.bring(self.vae), images.to(self.device))
 
     def decode(self, latents: Tensor) -> Tensor:
-        return vae_decode(self.stage.bring(self.vae), latents)
+        return vae_decode(self.stage.bring(self.vae), latents.to(self.device))
 
     # --- the network --------------------------------------------------------------------------------------------
 
