@@ -6,7 +6,10 @@ import csv
 import json
 import pickle
 import re
+import struct
 import sys
+import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from reinvert.bench.case import TYPES, Data, EditCase
 from reinvert.bench.check import check
 from reinvert.bench.data import open_data
 from reinvert.bench.data import pie_bench_pp as pp
-from reinvert.bench.data.common import bracketed, marked, spelling, unbracketed
+from reinvert.bench.data.common import bracketed, marked, size_of, spelling, unbracketed
 from reinvert.bench.data.masks import check_runs, decode_mask, encode_mask, with_border
 from reinvert.errors import ReinvertError
 
@@ -499,3 +502,13 @@ def test_check_counts(tmp_path: Path) -> None:
     assert "1 change object" in report.text
     assert "pictures: 512x512 (2)" in report.text
     assert "b: its mask is empty" in report.text
+
+
+def test_a_picture_of_one_by_millions_is_refused_by_its_head() -> None:
+    data = BytesIO()
+    Image.new("RGB", (1, 1)).save(data, "PNG")
+    head = bytearray(data.getvalue())
+    head[16:24] = struct.pack(">II", 1, 60_000_000)
+    head[29:33] = struct.pack(">I", zlib.crc32(head[12:29]))
+    with pytest.raises(ReinvertError, match=r"1x60000000, a side of more than 65,535 pixels"):
+        size_of(bytes(head), "a.png")

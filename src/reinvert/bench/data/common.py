@@ -17,9 +17,8 @@ from PIL import Image
 
 from reinvert.bench.case import TYPES, EditCase, Problem
 from reinvert.errors import ReinvertError
-from reinvert.image import FORMATS, Size, open_image
+from reinvert.image import FORMATS, MAX_PIXELS, MAX_SIDE, Size, open_image
 
-MAX_PIXELS: Final = 64_000_000
 TRAILING: Final = ".,;:!?)]}\"'…’”"
 """Punctuation behind a word of a prompt, which blend words may leave out."""
 TURNED: Final = (5, 6, 7, 8)
@@ -146,6 +145,8 @@ def size_of(file: Path | bytes, name: str) -> Size:
         raise ReinvertError(f"its picture {name} is damaged, or no picture that reinvert can read") from error
     if width * height > MAX_PIXELS:
         raise ReinvertError(f"its picture {name} is {width}x{height}, more than {MAX_PIXELS:,} pixels")
+    if max(width, height) > MAX_SIDE:
+        raise ReinvertError(f"its picture {name} is {width}x{height}, a side of more than {MAX_SIDE:,} pixels")
     return (height, width) if turn in TURNED else (width, height)
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -35,7 +34,7 @@ from reinvert.bench.data.common import (
 )
 from reinvert.bench.data.masks import check_runs, decode_mask
 from reinvert.errors import ReinvertError
-from reinvert.image import FORMATS, as_rgb
+from reinvert.image import open_image
 
 SIDE: Final = 512
 TYPED: Final = re.compile(r"([0-9])_[a-z]")
@@ -87,10 +86,9 @@ class Cell:
     def open(self) -> Image.Image:
         data = self.read()
         try:
-            with Image.open(BytesIO(data), formats=FORMATS) as picture:
-                return as_rgb(picture)
-        except Exception as error:  # on a damaged file Pillow raises nearly anything
-            raise ReinvertError(f"row {self.row} of {self.file.name} holds a damaged picture") from error
+            return open_image(data)
+        except ReinvertError as error:
+            raise ReinvertError(f"row {self.row} of {self.file.name} holds no picture: {error}") from error
 
 
 def _parquet() -> Any:
