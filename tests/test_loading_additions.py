@@ -12,6 +12,8 @@ import pytest
 import torch
 from conftest import SOURCE, TARGET, build_tiny, gap, make_picture
 from diffusers.utils import convert_state_dict_to_diffusers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from test_loading_pipeline import FAMILIES, KINDS, network, pipeline
@@ -99,6 +101,11 @@ def test_a_lora_that_does_not_fit_is_refused(lora: Path, tiny_folder: Path, tmp_
     save_file({"a.weight": torch.zeros(2)}, tmp_path / "none.safetensors")
     refused(r"none\.safetensors is no LoRA: none of its 1 weights is called so", tmp_path / "none.safetensors")
     weights = load_file(lora)
+    first = min(weights)
+    save_file({key: value for key, value in weights.items() if key != first}, tmp_path / "half.safetensors")
+    refused(
+        rf"the LoRA half\.safetensors lacks 1 weights \({first}\); download it again", tmp_path / "half.safetensors"
+    )
     next(iter(weights.values())).view(-1)[0] = float("inf")
     save_file(weights, tmp_path / "inf.safetensors")
     refused("1 weights of the LoRA inf.safetensors hold NaN or infinity", tmp_path / "inf.safetensors")
@@ -137,6 +144,36 @@ def test_a_lora_of_the_trainers_that_people_use(tmp_path: Path) -> None:
     assert gap(answered(model), answered(plain)) > 1e-2
     tokens, other = (m.encode_text([TARGET]).tokens for m in (model, theirs))
     assert gap(tokens, other) < 1e-5
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_lora_are_one_sentence(data, lora: Path, tiny_folder: Path, tmp_path_factory) -> None:
+    weights = load_file(lora)
+    file = tmp_path_factory.mktemp("damaged") / "a.safetensors"
+    how = data.draw(st.sampled_from(["gone", "flat", "number", "renamed", "integers", "cut", "swapped"]))
+    for key in data.draw(st.lists(st.sampled_from(sorted(weights)), min_size=1, max_size=3, unique=True)):
+        value = weights.pop(key)
+        if how == "renamed":
+            weights[key.replace("lora", "lora_x")] = value
+        elif how != "gone":
+            changes = {
+                "flat": value.flatten(),
+                "number": value.sum(),
+                "integers": value.to(torch.int8),
+                "swapped": value.T,
+            }
+            weights[key] = changes.get(how, value).contiguous()
+    save_file(weights, file)
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[: -data.draw(st.integers(1, 2000))])
+    sentence = ""
+    try:
+        reinvert.load(tiny_folder, device="cpu", lora=file)
+    except ReinvertError as error:
+        sentence = str(error)
+    assert sentence.isprintable()
+    assert len(sentence) < 400
 
 
 def test_a_lora_without_its_reader(lora: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

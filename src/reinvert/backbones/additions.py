@@ -17,6 +17,9 @@ from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.models import Lora
 
+HALVES = ((".lora_A.", ".lora_B."), (".lora_down.", ".lora_up."), (".lora.down.", ".lora.up."))
+"""What the two factors of a LoRA are called, by different programs."""
+
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
@@ -49,10 +52,13 @@ def add_lora(parts: Mapping[str, Any], family: Family, loras: Sequence[Lora], na
                 f"the LoRA {shown(lora.path.name)} does not fit {name}, which is a {family.title} model: none of its "
                 "weights belongs to a layer there"
             )
-    pipe.set_adapters(list(adapters), adapter_weights=list(adapters.values()))
     changed = [part for part in pipe._lora_loadable_modules if pipe.components.get(part) is not None]
-    pipe.fuse_lora(components=changed, adapter_names=list(adapters))
-    pipe.unload_lora_weights()
+    try:
+        pipe.set_adapters(list(adapters), adapter_weights=list(adapters.values()))
+        pipe.fuse_lora(components=changed, adapter_names=list(adapters))
+        pipe.unload_lora_weights()
+    except Exception as error:
+        raise ReinvertError(f"the LoRA of {name} cannot be added: {' '.join(str(error).split())[:120]}") from error
     if any(lora.strength for lora in loras) and _sums(pipe) == before:
         raise ReinvertError(f"the LoRA of {name} change none of its weights; they are of another kind of model")
     return [{"file": lora.path.name, "sha256": digest(lora.path), "strength": lora.strength} for lora in loras]
@@ -86,9 +92,17 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     if not any("lora" in key.lower() for key in weights):
         raise ReinvertError(f"{shown(path.name)} is no LoRA: none of its {len(weights)} weights is called so")
+    halves = [key.replace(a, b) for key in weights for pair in HALVES for a, b in (pair, pair[::-1]) if a in key]
+    lost = sorted({half for half in halves if half not in weights})
+    if lost:
+        raise ReinvertError(
+            f"the LoRA {shown(path.name)} lacks {len(lost)} weights ({shown(lost[0], 80)}); download it again"
+        )
     bad = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
-        raise ReinvertError(f"{len(bad)} weights of the LoRA {shown(path.name)} hold NaN or infinity ({shown(bad[0])})")
+        raise ReinvertError(
+            f"{len(bad)} weights of the LoRA {shown(path.name)} hold NaN or infinity ({shown(bad[0], 80)})"
+        )
     return weights
 
 

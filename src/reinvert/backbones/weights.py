@@ -130,7 +130,7 @@ def _finite_in(files: Collection[Path], key: str) -> bool:
 
 
 def _listed(keys: Collection[str]) -> str:
-    some = [shown(key) for key in list(keys)[:NAMED]]
+    some = [shown(key, 80) for key in list(keys)[:NAMED]]
     return ", ".join(some) + (", ..." if len(keys) > NAMED else "")
 
 
