@@ -174,3 +174,31 @@ def test_notes_that_are_wrong_are_refused(tiny_folder: Path, tmp_path: Path) -> 
         (folder / "reinvert.json").write_text(text)
         with pytest.raises(ReinvertError, match=told):
             reinvert.load(folder, device="cpu")
+
+
+def test_help_and_methods_tell_what_is_usual(small_folder: Path, capsys) -> None:
+    for model, steps, guidance in (
+        (None, "picturebook's usual: 50", "picturebook's usual: 3"),
+        (small_folder, "the model's usual: 2", "the model's usual: 2.5"),
+        ("org/model", "the model's usual", "the model's usual"),
+    ):
+        assert main(["edit", "--help", *(["--model", str(model)] if model else [])]) == 0
+        told = capsys.readouterr().out
+        assert f"sampling steps [{steps}]" in told
+        assert f"guidance scale of the edit [{guidance}]" in told
+    assert main(["methods"]) == 0
+    told = capsys.readouterr().out
+    for row in ("picturebook                    50 steps, guidance 3\n", "FLUX.1 dev                     28 steps"):
+        assert row in told
+
+
+def test_the_bundled_model_is_edited_at_its_usual_guidance(capsys, tmp_path: Path) -> None:
+    assert main(["draw", "a red cat on grass", "-o", str(tmp_path / "cat.png")]) == 0
+    line = ["edit", str(tmp_path / "cat.png"), "--target", "a red dog on grass", "--steps", "2"]
+    assert main([*line, "-o", str(tmp_path / "dog.png")]) == 0
+    settings = json.loads((tmp_path / "dog.png.json").read_text())["settings"]
+    assert (settings["steps"], settings["guidance"]) == (2, 3.0)
+    capsys.readouterr()
+    assert main([*line[:3], "a red dgo on grass", "--blend", "cat", "dgo", "-o", str(tmp_path / "dgo.png")]) == 2
+    told = capsys.readouterr().err
+    assert "picturebook was trained without the word 'dgo' of 'a red dgo on grass'; did you mean dog?" in told

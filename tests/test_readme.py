@@ -61,7 +61,7 @@ def test_the_python_example_runs() -> None:
     assert cli.main(["draw", "a red cat on grass", "-o", "cat.png"]) == 0
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     # fewer steps: what the edit at 50 costs is tested in test_loop
-    for call, shorter in (("3.0,\n)", "3.0, steps=10)"), ('on grass")  #', 'on grass", steps=10)  #')):
+    for call, shorter in (("2.0},\n)", "2.0}, steps=10)"), ('on grass")  #', 'on grass", steps=10)  #')):
         assert example.count(call) == 1
         example = example.replace(call, shorter)
     names: dict[str, object] = {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import read_json, shown
+from reinvert.files.model import read_notes
 
 BUNDLED: Final = {"picturebook": Path(__file__).parent / "picturebook" / "model"}
 DTYPES: Final = {
@@ -32,6 +33,29 @@ class Usual:
 
     steps: int = 50
     guidance: float = 7.5
+
+
+USUAL: Final[Mapping[str, Usual]] = {
+    "Stable Diffusion 1.x and 2.x": Usual(),
+    "Stable Diffusion XL": Usual(50, 5.0),
+    "Stable Diffusion XL Turbo": Usual(4, 1.0),
+    "Stable Diffusion 3": Usual(28, 7.0),
+    "Stable Diffusion 3.5 medium": Usual(28, 4.5),
+    "Stable Diffusion 3.5 large": Usual(28, 3.5),
+    "FLUX.1 dev": Usual(28, 3.5),
+    "FLUX.1 schnell": Usual(4, 1.0),
+}
+"""What is usual for the models of this package's families, unless their folder says otherwise."""
+
+
+def usual_of(name: str) -> Usual | None:
+    """What the folder of a bundled or local model says is usual for it; None where it says nothing."""
+    folder = BUNDLED.get(name, Path(name))
+    try:
+        notes = read_notes(folder, name).usual
+    except (OSError, ValueError):  # no such folder, no such name, or notes that loading the model refuses
+        return None
+    return None if notes is None else Usual(notes.steps, notes.guidance)
 
 
 def check_name(name: str) -> None:

@@ -22,13 +22,14 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from reinvert.backbones.attention import Carried, attention_layers, ruled
-from reinvert.backbones.base import Family, Fingerprint, Tally, Usual, World
+from reinvert.backbones.base import Family, Fingerprint, Tally, World
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.lock import ModelLock
 from reinvert.backbones.placement import Stage
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
+from reinvert.models import USUAL
 from reinvert.noise import in_order
 from reinvert.text import Text
 from reinvert.words import Words
@@ -58,7 +59,7 @@ class StableDiffusion:
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         self.words = Words.of(tokenizer)
         self.additions: Mapping[str, Any] = {}
-        self.name, self.tally, self.usual, self.lock = name, Tally(), Usual(), ModelLock()
+        self.name, self.tally, self.usual, self.lock = name, Tally(), USUAL["Stable Diffusion 1.x and 2.x"], ModelLock()
         self.device, self.dtype = cast(torch.device, unet.device), cast(torch.dtype, unet.dtype)
         self.stage = Stage(self.device)
         # The pipelines of diffusers force steps_offset to 1 and clip_sample to False; so did every published run.

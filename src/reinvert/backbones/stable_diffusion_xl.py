@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reinvert.backbones.base import Family, Usual
+from reinvert.backbones.base import Family
 from reinvert.backbones.components import clip_text
 from reinvert.backbones.stable_diffusion import StableDiffusion
 from reinvert.level import FINAL, Level, Time
+from reinvert.models import USUAL
 from reinvert.text import Text
 
 
@@ -54,7 +55,7 @@ class StableDiffusionXL(StableDiffusion):
         kind = str(scheduler.get("_class_name", ""))
         # Adversarially distilled models (turbo) come with this sampler on this grid.
         distilled = kind.startswith("EulerAncestral") and scheduler.get("timestep_spacing") == "trailing"
-        self.usual = Usual(4, 1.0) if distilled else Usual(50, 5.0)
+        self.usual = USUAL[f"Stable Diffusion XL{' Turbo' if distilled else ''}"]
         # Euler's samplers, with which these models are published, end without any noise; DDIM's at its first level.
         self._ends_clean = kind.startswith("Euler") and scheduler.get("final_sigmas_type", "zero") == "zero"
 

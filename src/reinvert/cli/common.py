@@ -18,7 +18,7 @@ from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.trajectory import SUFFIX
 from reinvert.image import MAX_PIXELS, FitMode, open_image, to_image
-from reinvert.models import BUNDLED, check_device, check_dtype, check_name, check_steps, loras_of
+from reinvert.models import BUNDLED, check_device, check_dtype, check_name, check_steps, loras_of, usual_of
 
 if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are answered before
     from reinvert.backbones import Backbone
@@ -75,15 +75,12 @@ def check_model_options(args: argparse.Namespace) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Source, steps, guidance, seed, fit; what is left out is told apart from what is typed."""
     parser.add_argument("--source", type=text, metavar="TEXT", help="what the picture shows")
-    parser.add_argument(
-        "--steps", type=steps, metavar="N", help="sampling steps [the model's usual: 50 for Stable Diffusion]"
-    )
-    parser.add_argument(
-        "--guidance",
-        type=number,
-        metavar="X",
-        help="guidance scale of the edit [the model's usual: 7.5 for Stable Diffusion]",
-    )
+    chosen = getattr(parser, "model", None) or DEFAULT_MODEL
+    usual = usual_of(chosen)
+    count, scale = ("", "") if usual is None else (f": {usual.steps}", f": {usual.guidance:g}")
+    whose = f"{chosen}'s usual" if chosen in BUNDLED else "the model's usual"
+    parser.add_argument("--steps", type=steps, metavar="N", help=f"sampling steps [{whose}{count}]")
+    parser.add_argument("--guidance", type=number, metavar="X", help=f"guidance scale of the edit [{whose}{scale}]")
     parser.add_argument("--seed", type=seed, metavar="N", help="for methods that draw noise [0]")
     parser.add_argument(
         "--any-words",
@@ -95,7 +92,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take photographs for picturebook",
     )
-    parser.add_argument("--fit", choices=get_args(FitMode), help="how a picture that is not square is taken [crop]")
+    modes = get_args(FitMode)
+    parser.add_argument("--fit", choices=modes, metavar="HOW", help=f"{', '.join(modes)}, if it is not square [crop]")
     add_max_pixels(parser)
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from reinvert.backbones import Backbone
 
 CAT = Scene((Thing("cat", "red", x=0.5, ground=0.86, size=0.29, says_facing=True),), "grass", seed=3)
-GUIDANCE = 3.0
-"""The bundled model is small and says what it knows at a low scale; above 5 its backgrounds fade."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert demo`."""
     parser.add_argument("-o", "--output", metavar="FOLDER", default="demo", help="[demo]")
     parser.add_argument("--steps", type=steps, default=50, metavar="N", help="sampling steps [50]")
-    parser.add_argument("--guidance", type=number, default=GUIDANCE, metavar="X", help=f"guidance scale [{GUIDANCE:g}]")
+    parser.add_argument("--guidance", type=number, metavar="X", help="guidance scale [the model's usual]")
     add_model_options(parser)
 
 
@@ -73,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from reinvert import verbs
 
     model = load_model(args)
+    args.guidance = verbs.usual(model, args.steps, args.guidance)[1]
     folder.mkdir(parents=True, exist_ok=True)
     about = {"device": device_name(model.device), **provenance(args)}
     rows: list[list[Image.Image | None]] = []

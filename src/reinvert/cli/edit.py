@@ -78,9 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help='one sheet of several methods: inversions, editors, or both as in "ddim+p2p"',
     )
-    parser.add_argument(
-        "--explain", action="store_true", help="show which tokens keep the source's attention, and stop"
-    )
+    parser.add_argument("--explain", action="store_true", help="show which tokens keep whose attention, and stop")
     parser.add_argument("-o", "--output", metavar="FILE", help="[IMAGE.edit.png here]; of several pictures a folder")
     add_model_options(parser)
     add_method_flags(parser)

@@ -7,7 +7,6 @@ from dataclasses import fields
 from typing import Any, cast
 
 from reinvert import prompts
-from reinvert.backbones.base import Usual
 from reinvert.backbones.loading import load_tokenizer, load_world
 from reinvert.cli.common import Given
 from reinvert.cli.terminal import say
@@ -15,6 +14,7 @@ from reinvert.cli.values import show
 from reinvert.editors.base import Editor
 from reinvert.editors.p2p import P2P
 from reinvert.errors import ReinvertError
+from reinvert.models import Usual, usual_of
 from reinvert.words import DEFAULT, explain_table, self_window, word_positions
 
 
@@ -62,7 +62,7 @@ def run(
     prompts.warn_of_prompts(model, tokenizer, [given.source, *targets])
     if given.trajectory is not None:
         steps = given.trajectory.steps
-    steps = Usual().steps if steps is None else steps
+    steps = (usual_of(model) or Usual()).steps if steps is None else steps
     start, stop = self_window(steps, p2p.self_attention)
     for target in targets:
         say(f"{given.source}  ->  {target}")

@@ -35,7 +35,7 @@ def add_method_flags(parser: argparse.ArgumentParser, groups: tuple[Group, ...] 
     names = "--inversion NAME" + (" --editor NAME" if "editors" in groups else "")
     parser.epilog = (
         f"A method has options of its own: `reinvert methods NAME` and `reinvert {command} --help {names}` show them; "
-        "`reinvert methods` lists the methods."
+        "`reinvert methods` lists all, and what is usual for which models."
     )
     seen: dict[str, Any] = {}
     for group in groups:

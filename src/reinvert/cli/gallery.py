@@ -13,7 +13,6 @@ from PIL import Image
 
 from reinvert import registry
 from reinvert.cli.common import add_model_options, check_model_options, load_model, tell
-from reinvert.cli.demo import GUIDANCE
 from reinvert.cli.flags import usual_inversion
 from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, read_sidecar, write_picture
 from reinvert.cli.progress import progress_bar
@@ -100,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert gallery`."""
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="only these rows [all]")
     parser.add_argument("--steps", type=steps, default=25, metavar="N", help="sampling steps [25]")
-    parser.add_argument("--guidance", type=number, default=GUIDANCE, metavar="X", help=f"guidance scale [{GUIDANCE:g}]")
+    parser.add_argument("--guidance", type=number, metavar="X", help="guidance scale [the model's usual]")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="which edits [0]")
     parser.add_argument("--cell", type=positive, default=128, metavar="PIXELS", help="side of a picture [128]")
     parser.add_argument("--cells", metavar="FOLDER", help="keep every picture there, and take those that are there")
@@ -116,7 +115,10 @@ def run(args: argparse.Namespace) -> int:
     if args.cells is not None and Path(args.cells).is_dir():
         cells = [_cell_path(args.cells, row, index) for row in wanted for index in range(len(edits))]
         check_outputs(cells, [], PICTURE_SUFFIXES)
+    from reinvert import verbs
+
     model = load_model(args)
+    args.guidance = verbs.usual(model, args.steps, args.guidance)[1]
     sheet: list[list[Image.Image | None]] = [
         [edit.picture(model.image_size) for edit in edits],
         [edit.truth(model.image_size)[0] for edit in edits],

@@ -15,6 +15,7 @@ from reinvert.cli.terminal import say
 from reinvert.cli.values import kind_of, show
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
+from reinvert.models import BUNDLED, USUAL, usual_of
 from reinvert.recipes import Recipe
 from reinvert.registry import Group, Method
 
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         say("\n\n".join(_page(method) for method in found))
     else:
         say("\n\n".join(_list(group, [m for m in found if m.group == group]) for group in LISTED))
+        say(f"\n{_usual()}")
         say("\nreinvert methods NAME shows a method's arguments; editors join with +, as in p2p+proximal.")
     return 0
 
@@ -69,6 +71,15 @@ def described(name: str | None = None) -> list[Method]:
     return [
         registry.describe(group, known) for group in LISTED for known in registry.names(group) if name in (None, known)
     ]
+
+
+def _usual() -> str:
+    """Steps and guidance that are usual for each kind of model."""
+    bundled = {name: usual_of(name) for name in BUNDLED}
+    rows = {name: usual for name, usual in bundled.items() if usual is not None} | dict(USUAL)
+    width = max(map(len, rows)) + 2
+    lines = [f"  {name:{width}}{usual.steps:3} steps, guidance {usual.guidance:g}" for name, usual in rows.items()]
+    return "\n".join(["usual for a model", "", *lines])
 
 
 def _values(method: Method) -> dict[str, Any]:

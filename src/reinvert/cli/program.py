@@ -63,6 +63,8 @@ class Parser(argparse.ArgumentParser):
 
     named: frozenset[str] = frozenset()
     """Methods that the command line names; the help has their options."""
+    model: str | None = None
+    """The model that the command line names; the help has what is usual for it."""
     _words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -118,6 +120,7 @@ def build_parser(only: str | None = None, given: Sequence[str] = ()) -> Parser:
     for command in COMMANDS.values():
         sub = chosen.add_parser(command.name, help=command.help, description=command.help, allow_abbrev=False)
         sub.named = frozenset(_named(given))
+        sub.model = next(_behind(given, "--model"), None)
         if only in (None, command.name):
             command.module.configure(sub)
     return parser
@@ -125,11 +128,16 @@ def build_parser(only: str | None = None, given: Sequence[str] = ()) -> Parser:
 
 def _named(given: Sequence[str]) -> Iterator[str]:
     """The methods behind --inversion and --editor."""
+    for names in _behind(given, "--inversion", "--editor"):
+        yield from (name.strip() for name in names.split("+"))
+
+
+def _behind(given: Sequence[str], *flags: str) -> Iterator[str]:
+    """What stands behind some options on the command line."""
     for index, word in enumerate(given):
         flag, sign, value = word.partition("=")
-        if flag in ("--inversion", "--editor"):
-            names = value if sign else "".join(given[index + 1 : index + 2])
-            yield from (name.strip() for name in names.split("+"))
+        if flag in flags:
+            yield value if sign else "".join(given[index + 1 : index + 2])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
