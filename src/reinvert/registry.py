@@ -122,8 +122,8 @@ def _read_points(read: Callable[..., Any], group: str) -> dict[str, Any]:
 
 def make(group: Group, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
     """An instance; unknown, missing and mistyped arguments are named in one sentence. A list is taken for a tuple."""
+    values = checked(group, name, arguments)  # before it is imported: what is wrong with them is told at once
     cls = find(group, name)
-    values = checked(group, name, arguments)
     needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
     missing = [field for field in needed if field not in values]
     if missing:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from reinvert import registry
+from reinvert import legal, registry
 from reinvert.cli.common import load_model, model_name
-from reinvert.cli.flags import Chosen
+from reinvert.cli.flags import Chosen, usual_inversion
 from reinvert.cli.output import provenance, write_picture
 from reinvert.cli.progress import progress_bar
 from reinvert.errors import ReinvertError, meant
@@ -61,7 +61,11 @@ def columns(job: Job, chosen: Chosen) -> list[Column]:
     groups: tuple[Group, ...] = ("editors",) if job.given.trajectory is not None else ("inversions", "editors")
     parts = parts_of(job)
     for _, inversion, editor in parts:
-        chosen.foresee(inversion=inversion, editors=job.editor_names(editor))
+        names = job.editor_names(editor)
+        chosen.foresee(inversion=inversion, editors=names)
+        if job.given.trajectory is None:
+            asked = inversion or usual_inversion(names)
+            legal.check_names(asked, names, masked=job.mask is not None, guidance=job.args.guidance)
     chosen.check(groups)
     made = [Column(name, *job.methods(chosen, inversion, editor)) for name, inversion, editor in parts]
     chosen.check(groups)

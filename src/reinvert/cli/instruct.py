@@ -63,6 +63,8 @@ def editor_of(args: argparse.Namespace) -> Trained:
             raise ReinvertError(f"recipe {recipe.name} is none of a trained editor; run it with `reinvert edit`")
         name, given = recipe.trained["name"], recipe.trained_arguments
         args.seed = recipe.seed if args.seed is None else args.seed
+    if args.mask is None and registry.variable("trained", name, "needs_mask"):
+        raise ReinvertError(f"{name} needs a mask (--mask)")
     typed = {key.removeprefix(PREFIX): value for key, value in vars(args).items() if key.startswith(PREFIX)}
     made: Trained = registry.make("trained", name, {**given, **typed})
     return made
@@ -74,8 +76,6 @@ def run(args: argparse.Namespace) -> int:
     picture = open_image(path, max_pixels=args.max_pixels)
     mask = None if args.mask is None else open_mask(args.mask, max_pixels=args.max_pixels)
     editor = editor_of(args)
-    if editor.needs_mask and mask is None:
-        raise ReinvertError(f"{editor.name} needs a mask (--mask)")
     output = output_path(args, f"{path.stem}.edit.png")
     check_outputs([output], [path, *([] if args.mask is None else [Path(args.mask)])], PICTURE_SUFFIXES)
     with waiting(f"loading {editor.model}", args.quiet):
