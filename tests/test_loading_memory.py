@@ -15,7 +15,7 @@ from diffusers import StableDiffusionPipeline
 
 import reinvert
 from reinvert.backbones.loading import families
-from reinvert.backbones.placement import GIB, Stage, plan, shrink, size_of
+from reinvert.backbones.placement import GIB, Stage, check_weights, plan, shrink, size_of
 from reinvert.cli import main
 from reinvert.errors import ReinvertError
 
@@ -173,6 +173,15 @@ def test_what_is_asked_for_is_done() -> None:
     assert placed(8, offload=False, weights="full") == (False, False, True)
     assert placed(16, offload=True) == (True, True, False)
     assert placed(30, weights="full") == (True, False, False)
+
+
+def test_how_weights_are_kept_is_checked() -> None:
+    assert check_weights("auto", torch.device("cuda")) == "auto"
+    assert check_weights("auto", torch.device("mps")) == "full"
+    with pytest.raises(ReinvertError, match="MPS devices have no 8-bit floats"):
+        check_weights("fp8", torch.device("mps"))
+    with pytest.raises(ReinvertError, match="weights are kept 'auto', 'full' or 'fp8', not 'int8'"):
+        check_weights("int8", torch.device("cpu"))
 
 
 def test_a_model_is_loaded_with_them(tiny_folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from reinvert.backbones.base import Backbone, Family, Looks, World
 from reinvert.backbones.families import class_of, component_folders, families, family_of
 from reinvert.backbones.lock import Busy, check_busy
 from reinvert.backbones.pipeline import from_pipeline, is_pipeline
-from reinvert.backbones.placement import SHRUNK, Stage, Weights, free_on, plan, shrink, size_of
+from reinvert.backbones.placement import SHRUNK, Stage, Weights, check_weights, free_on, plan, shrink, size_of
 from reinvert.backbones.single_file import Opened, load_words, read_single_file, settled
 from reinvert.backbones.weights import read_network
 from reinvert.errors import ReinvertError, warn
@@ -122,6 +122,7 @@ def open_model(
     if vae is not None and not (Path(vae) / "config.json").is_file():
         raise ReinvertError(f"{vae} is no VAE in diffusers format: give the folder that holds its config.json")
     where, shown = pick_device(device), str(name)
+    stored = check_weights(weights, where)
     place = _place(shown, revision)
     with _quiet():
         if place.is_file():
@@ -140,7 +141,7 @@ def open_model(
         networks = {part: loaded for part, loaded in parts.items() if isinstance(loaded, torch.nn.Module)}
         sizes = {part: size_of(network) for part, network in networks.items()}
         t5 = next((part for part, network in networks.items() if type(network).__name__.startswith("T5")), None)
-        placed = plan(sizes, free_on(where), shown, offload=offload, weights=weights, t5=t5)
+        placed = plan(sizes, free_on(where), shown, offload=offload, weights=stored, t5=t5)
         for part, network in networks.items():
             # Many VAEs overflow in float16; their configuration says so.
             full = part == "vae" and kind == torch.float16 and cast(Any, network).config.get("force_upcast", True)

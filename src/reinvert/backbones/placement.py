@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
 
 from reinvert.errors import ReinvertError
+from reinvert.files import shown
 
 Weights: TypeAlias = Literal["auto", "full", "fp8"]
 """How weights are stored: as loaded, in 8 bits, or whichever fits."""
@@ -104,6 +105,17 @@ def plan(
     end = "" if fits(turn, fp8) else "; even so it may run out"
     size = f"{sum(sizes.values()) / GIB:.1f} GB"
     return Plan(turn, fp8, f"{name} has {size} of weights and {free / GIB:.1f} GB are free: {' and '.join(done)}{end}")
+
+
+def check_weights(weights: str, device: torch.device) -> Weights:
+    """How weights are to be stored on a device; raises `ReinvertError` for what there is not."""
+    if weights not in get_args(Weights):
+        raise ReinvertError(f"weights are kept 'auto', 'full' or 'fp8', not {shown(repr(weights))}")
+    if device.type != "mps":
+        return cast(Weights, weights)
+    if weights == "fp8":
+        raise ReinvertError("MPS devices have no 8-bit floats; leave --weights at full, and try --offload")
+    return "full"
 
 
 def size_of(part: torch.nn.Module) -> int:
