@@ -30,14 +30,13 @@ COVERED: Final = 0.99
 """Share of all plain areas that the collected colours account for."""
 
 
-def notes() -> dict[str, Any]:
-    """The file's values (see `files.model.ModelNotes`)."""
+def notes(*, pictures: bool = True) -> dict[str, Any]:
+    """The file's values (see `files.model.ModelNotes`); without `pictures` any picture is taken."""
+    own: dict[str, Any] = {"usual": {"steps": 50, "guidance": GUIDANCE}, "words": list(caption_words())}
+    if not pictures:
+        return own
     limits = {"psnr": 22.5, "least_even": 0.3, "most_even": 0.955, "most_grey": 0.955, "most_foreign": 0.25}
-    return {
-        "usual": {"steps": 50, "guidance": GUIDANCE},
-        "words": list(caption_words()),
-        "pictures": {**limits, "colors": plain_colors()},
-    }
+    return {**own, "pictures": {**limits, "colors": plain_colors()}}
 
 
 def plain_colors(scenes: int = 1500, seed: int = 99) -> list[str]:
@@ -55,9 +54,9 @@ def plain_colors(scenes: int = 1500, seed: int = 99) -> list[str]:
     return ["#" + "".join(f"{level:02x}" for level in color) for color in keys[chosen] * STEP + STEP // 2]
 
 
-def write(folder: Path) -> None:
-    """Write the file into a model's folder."""
-    (folder / NOTES).write_text(json.dumps(notes(), indent=2) + "\n", encoding="utf-8")
+def write(folder: Path, *, pictures: bool = True) -> None:
+    """Write the file into a model's folder. What a VAE may lose of a drawing is that of a VAE trained to its end."""
+    (folder / NOTES).write_text(json.dumps(notes(pictures=pictures), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -459,7 +459,7 @@ def export(folder: Path, vae: Untyped, text_encoder: Untyped, unet: Untyped, tok
     # this line plain `from_pretrained` gives a text encoder that the UNet cannot read.
     config = folder / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-    write_notes(folder)
+    write_notes(folder, pictures=False)
 
 
 def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device: torch.device) -> None:
