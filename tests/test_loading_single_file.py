@@ -249,7 +249,7 @@ def test_files_that_cannot_be_read_say_what_they_are(files, tmp_path: Path) -> N
     (tmp_path / "a.ckpt").write_bytes(b"x")
     refused(r"a\.ckpt is a pickle, which can run any program when it is opened", name="a.ckpt")
     (tmp_path / "a.txt").write_bytes(b"x")
-    refused(r"a\.txt is not a model that can be read: take a \.safetensors file", name="a.txt")
+    refused(r"a\.txt is a file, but not a model that can be read: take a \.safetensors file", name="a.txt")
     (tmp_path / "cut.safetensors").write_bytes(b"x" * 30)
     refused(r"cut\.safetensors cannot be read", name="cut.safetensors")
     refused("has a network but no VAE", {k: v for k, v in whole.items() if "first_stage" not in k})

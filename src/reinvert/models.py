@@ -144,4 +144,4 @@ def check_safetensors(path: Path, what: str) -> None:
     if not path.is_file():
         raise ReinvertError(f"{shown(path)} does not exist")
     if path.suffix.lower() != ".safetensors":
-        raise ReinvertError(f"{shown(path.name)} is not {what} that can be read: take a .safetensors file")
+        raise ReinvertError(f"{shown(path.name)} is a file, but not {what} that can be read: take a .safetensors file")
