@@ -61,13 +61,13 @@ def photographs() -> list[Image.Image]:
             picture = file.convert("RGB")
         width, height = picture.size
         made.append(picture)
-        for _ in range(4):
+        for _ in range(3):
             side = rng.randint(min(width, height) // 4, min(width, height))
             x, y = rng.randint(0, width - side), rng.randint(0, height - side)
             made.append(picture.crop((x, y, x + side, y + side)))
     noise = np.random.default_rng(0)
     down, across = np.mgrid[0:256, 0:256, 0:1][:2] / 255
-    for i in range(24):  # skies, walls, fog: slopes of two colours with the noise of a sensor
+    for i in range(12):  # skies, walls, fog: slopes of two colours with the noise of a sensor
         a, b = noise.uniform(0, 255, (2, 3))
         slope = (
             a + (b - a) * (down if i % 2 else (down + across) / 2) + noise.normal(0, (3, 8, 20)[i % 3], (256, 256, 3))
@@ -91,7 +91,7 @@ def refused(model, pictures: list[Image.Image]) -> list[bool]:
 
 
 def test_no_drawing_is_taken_for_a_photograph(model) -> None:
-    assert not any(refused(model, drawings(120, seed=7)))
+    assert not any(refused(model, drawings(72, seed=7)))
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_what_the_model_renders_is_of_its_world(model) -> None:
 
 def test_photographs_are_refused(model) -> None:
     found = refused(model, photographs())
-    assert len(found) > 80
+    assert len(found) > 60
     assert sum(found) / len(found) >= 0.97
 
 
