@@ -62,6 +62,18 @@ def test_an_unknown_word_is_refused_by_every_verb_and_names_the_nearest(small, p
     assert reinvert.reconstruct(small, picture, wrong, steps=1, any_words=True).images
 
 
+def test_an_editors_own_prompts_are_read_too(small, picture) -> None:
+    words = {"source": SOURCE, "target": TARGET, "steps": 1}
+    for editor, given in (
+        ("pnp", {"negative": "a dgo"}),
+        ("ledits", {"concepts": {"dgo": 2.0}}),
+        ("pix2pix_zero", {"source_bank": ("a cat", "a dgo"), "target_bank": ("a dog", "a dog")}),
+    ):
+        with pytest.raises(ReinvertError, match="without the word 'dgo'"):
+            reinvert.edit(small, picture, **words, editor=editor, **given)
+    assert reinvert.edit(small, picture, **words, editor="pnp").images  # a method's default is its own business
+
+
 def test_capitals_punctuation_and_the_empty_prompt_are_known() -> None:
     world = World(frozenset({"a", "cat", "dog"}))
     for prompt in ("", "A Cat", "a cat, a dog.", "(a 'cat')", "a cat's dog", "a cat - a dog", "!"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, overload
 
@@ -276,7 +276,7 @@ def edit(
         single = len(trajectory.prompts) == 1
         targets = _targets(target, len(trajectory.prompts))
         edited = [prompt for branch in targets for prompt in branch]
-        check_words(model.name, model.world, edited, any_words)
+        check_words(model.name, model.world, [*edited, *_own_prompts(editors)], any_words)
         masked = mask is not None
         _check_words(model, editors, trajectory.prompts, targets, trajectory.path, trajectory.steps, own, masked)
         masks = _mask(mask, None, trajectory, max_pixels)
@@ -289,7 +289,7 @@ def edit(
         pictures, sources = _batch(image, source)
         targets = _targets(target, len(sources))
         edited = [prompt for branch in targets for prompt in branch]
-        check_words(model.name, model.world, [*sources, *edited], any_words)
+        check_words(model.name, model.world, [*sources, *edited, *_own_prompts(editors)], any_words)
         method = _inversion(inversion, for_inversion)
         check_pair(method, editors, masked=mask is not None, guidance=guidance, model=model)
         model.times(steps, model.latent_shape[1:])
@@ -607,6 +607,14 @@ def _editors(
 def _words(given: str) -> tuple[str, ...]:
     """ "cat" -> ("cat",); "" -> (); words separated by commas are several."""
     return tuple(word.strip() for word in given.split(",") if word.strip())
+
+
+def _own_prompts(editors: Sequence[Editor]) -> list[str]:
+    """The prompts that editors were given beside the targets; their defaults are the methods' own."""
+    given = [(f, getattr(e, f.name)) for e in editors for f in fields(e) if f.name in e.prompts]
+    typed = [value for f, value in given if f.default is MISSING or value != f.default]
+    texts = [text for value in typed for text in ([value] if isinstance(value, str) else value)]
+    return [text for text in texts if not text.startswith("@")]  # a bank's file, which the editor opens
 
 
 def _check_words(

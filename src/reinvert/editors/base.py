@@ -68,6 +68,8 @@ class Editor:
     """The fields that hold words of the source prompt; a word that does not occur in it is refused."""
     words_of_target: ClassVar[tuple[str, ...]] = ()
     """The fields that hold words of the target prompts."""
+    prompts: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold prompts of their own, which the model is to know as it does the others."""
     draws_start: ClassVar[bool] = False
     """Whether it begins from noise of its own instead of inverted noise; it then goes with `inversion="none"`."""
     needs_mask: ClassVar[bool] = False

@@ -39,6 +39,7 @@ class LEdits(Editor):
     """A rule of guidance with a region of its own for every concept."""
 
     name: ClassVar[str] = "ledits"
+    prompts: ClassVar[tuple[str, ...]] = ("concepts",)
     acts_on: ClassVar[tuple[Kind, ...]] = ("cross",)
     needs_null_side: ClassVar[bool] = True
     needs: ClassVar[str] = 'a target prompt (a full one, or a concept such as "glasses")'

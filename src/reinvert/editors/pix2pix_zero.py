@@ -34,6 +34,7 @@ class Pix2PixZero(Editor):
     """Needs gradients of the latents; the published inversion is `regularised`."""
 
     name: ClassVar[str] = "pix2pix_zero"
+    prompts: ClassVar[tuple[str, ...]] = ("source_bank", "target_bank")
     takes_gradients: ClassVar[bool] = True
     acts_on: ClassVar[tuple[Kind, ...]] = ("cross",)
     needs_null_side: ClassVar[bool] = True

@@ -34,6 +34,7 @@ class PnP(Editor):
     """Feature and attention injection."""
 
     name: ClassVar[str] = "pnp"
+    prompts: ClassVar[tuple[str, ...]] = ("negative",)
     acts_on: ClassVar[tuple[Kind, ...]] = ("self", "cross")
     when: ClassVar[str] = (
         "For another style or material on the same structure. Not for changes of shape, pose or place: the structure "
