@@ -104,13 +104,13 @@ def test_fireflow_gives_values_back_in_the_layers_and_steps_of_the_authors() -> 
     assert relative_l2(final[1], own["final"]) < 7e-4
 
 
-@pytest.mark.parametrize(("name", "region"), [("uniedit_sd3_n10", "signed"), ("uniedit_bfl_n10", "absolute")])
-def test_uniedit_is_the_authors(name: str, region) -> None:
+@pytest.mark.parametrize(("name", "difference"), [("uniedit_sd3_n10", "signed"), ("uniedit_bfl_n10", "absolute")])
+def test_uniedit_is_the_authors(name: str, difference) -> None:
     model, about, own = recorded(name)
     before = model.tally.forwards
     trajectory = inverted(model, UniInv(depth=0.6), own["source"], 10)
     assert relative_l2(trajectory.start, own["inverted"]) < about["tolerance"]
-    final = watch_walk(model, trajectory, (TARGET,), (UniEdit(omega=5.0, region=region),), 1.0)[-1]
+    final = watch_walk(model, trajectory, (TARGET,), (UniEdit(omega=5.0, difference=difference),), 1.0)[-1]
     assert relative_l2(final[1], own["final"]) < about["tolerance"]
     assert model.tally.forwards - before == about["forwards"]
 

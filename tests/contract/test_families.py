@@ -132,7 +132,12 @@ def legal(name: str) -> tuple[list[str], list[tuple[str, str]]]:
     table = matrix(model(name))
     inversions = [i for i, row in table.items() if row["prompt"] is None and i not in LEARNS_FROM_A_TOWER]
     editors = [e for e in table["direct"] if e != "prompt"]
-    pairs = [(i, e) for e in editors for i in ("direct", "none") if table[i][e] is None]
+    pairs = [
+        (i, e)
+        for e in editors
+        for i in ("direct", "none", "kv_inv")
+        if table[i][e] is None and (i != "kv_inv" or e == "kv_edit")
+    ]
     return inversions, pairs
 
 

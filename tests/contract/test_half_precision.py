@@ -6,14 +6,14 @@ import pytest
 import torch
 from conftest import SOURCE, TARGET, load_tiny, make_picture
 from test_matrix import half_mask
-from test_method_laws import CHEAP, GIVEN
+from test_method_laws import CHEAP, EDITORS, GIVEN, WITH_NOISE
 
 import reinvert
 from reinvert import registry, verbs
 
 COMBINATIONS = [
-    *((name, "p2p") for name in registry.names("inversions") if registry.find("inversions", name).finds_noise),
-    *((verbs.usual_inversion([registry.find("editors", name)]), name) for name in registry.names("editors")),
+    *((name, "p2p") for name in WITH_NOISE),
+    *((verbs.usual_inversion([registry.find("editors", name)]), name) for name in EDITORS),
 ]
 
 

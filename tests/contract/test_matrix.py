@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import SOURCE, TARGET
 from PIL import Image
-from test_method_laws import CHEAP, GIVEN
+from test_method_laws import CHEAP, GIVEN, UNET
 
 import reinvert
 from reinvert import pairs, registry
@@ -16,7 +16,7 @@ from reinvert.image import to_tensor
 STEPS = 4
 RUN = {name: given for name, given in GIVEN.items() if name not in ("diffedit", "masactrl")}
 """The matrix tells of default arguments."""
-MATRIX = pairs.matrix()
+MATRIX = pairs.matrix(UNET)
 LEGAL = [(i, e) for i, row in MATRIX.items() for e, why in row.items() if why is None]
 ILLEGAL = [(i, e) for i, row in MATRIX.items() for e, why in row.items() if why is not None]
 EXACT = {name for name in registry.names("inversions") if registry.find("inversions", name).exact}

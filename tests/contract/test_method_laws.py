@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SOURCE, TARGET, build_tower, gap, watch_walk
+from conftest import SOURCE, TARGET, build_tiny, build_tower, gap, load_tiny, watch_walk
 
 import reinvert
 from reinvert import pairs, registry
@@ -22,9 +22,18 @@ EXACT = 1e-9
 LEARNED = 1e-4
 """Where a method learns in float32 by Adam, which turns a rounding error of a tiny gradient into one of its step."""
 
-INVERSIONS = registry.names("inversions")
-EDITORS = registry.names("editors")
-MATRIX = pairs.matrix()
+UNET = load_tiny(build_tiny(Path(tempfile.mkdtemp()) / "tiny-eps"))
+"""A model like the fixtures', there before they are. What it cannot serve has its laws in test_families and in
+test_flow_methods."""
+
+
+def on_a_unet(group: registry.Group) -> tuple[str, ...]:
+    return tuple(name for name in registry.names(group) if registry.make(group, name).lacks(UNET) is None)
+
+
+INVERSIONS = on_a_unet("inversions")
+EDITORS = on_a_unet("editors")
+MATRIX = pairs.matrix(UNET)
 TOWER = build_tower(Path(tempfile.mkdtemp()) / "tower")
 CHEAP: dict[str, dict] = {
     "null_text": {"inner": 3},

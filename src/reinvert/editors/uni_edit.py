@@ -4,7 +4,7 @@
     x += (sigma' - sigma) [v(x, source) + (m + omega (1 + m)) D]
 
 UniEdit-Flow: Unleashing Inversion and Editing in the Era of Flow Models, 2025, arXiv 2504.13109. Both prompts are asked
-about the target's own latent. `region="absolute"` is the authors' form for FLUX, with m one value a token, and
+about the target's own latent. `difference="absolute"` is the authors' form for FLUX, with m one value a token, and
 `"signed"` their form for diffusers' models, which marks where D is positive. Differs from their code: where both
 prompts say the same m is 0 instead of 0 / 0.
 """
@@ -40,7 +40,7 @@ class UniEdit(Editor):
     )
     omega: float = 5.0
     """How far past the target its difference to the source is followed."""
-    region: Literal["absolute", "signed"] = "absolute"
+    difference: Literal["absolute", "signed"] = "absolute"
     """The sign of the difference that makes the region m."""
     source_guidance: float = 1.0
     """Guidance scale of the source's prompt."""
@@ -67,7 +67,7 @@ class UniEdit(Editor):
 
     def _region(self, difference: Tensor, patch: int) -> Tensor:
         """[case, 1, h, w] in 0..1 of a difference [case, channel, h, w]."""
-        if self.region == "signed":
+        if self.difference == "signed":
             m = difference.mean(1, keepdim=True)
         else:
             m = difference.abs().mean(1, keepdim=True)
