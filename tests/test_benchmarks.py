@@ -27,6 +27,7 @@ def performance():
     return performance
 
 
+@pytest.mark.slow
 def test_report(performance, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole command on a tiny model: sections, forwards, agreement, and what a machine without a GPU says."""
     out = tmp_path / "docs" / "performance.md"
@@ -85,6 +86,7 @@ def test_network_is_left_alone(performance, tiny: StableDiffusion) -> None:
     assert not any(p.requires_grad or p.grad is not None for p in tiny.unet.parameters())
 
 
+@pytest.mark.slow
 def test_full_size_section(performance, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU section's own code, on the CPU with a tiny model and without the compiler."""
     from conftest import load_tiny

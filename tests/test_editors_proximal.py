@@ -68,6 +68,7 @@ def test_the_quantile_is_taken_over_the_branches_of_a_case_and_not_over_cases(ti
         assert gap(together[:, case], F.softshrink(d[:, case], lam.item())) < 1e-4
 
 
+@pytest.mark.slow
 def test_whole_runs_against_the_naive_loop(tiny64, clean) -> None:
     source = Source(tiny64, clean[:1], (SOURCE,), 5)
     path = naive.invert(tiny64, clean[:1], SOURCE, 5)

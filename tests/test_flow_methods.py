@@ -48,6 +48,7 @@ def test_flowedit_is_the_authors_on_stable_diffusion_3() -> None:
     assert model.tally.forwards - before == about["forwards"]
 
 
+@pytest.mark.slow
 def test_flowedit_is_the_authors_on_flux() -> None:
     model, about, own = recorded("flowedit_flux_n10")
     start = inverted(model, Nothing(), own["source"], 10)
@@ -57,6 +58,7 @@ def test_flowedit_is_the_authors_on_flux() -> None:
     assert model.tally.forwards - before == about["forwards"]
 
 
+@pytest.mark.slow
 def test_rf_inversion_is_the_authors() -> None:
     model, about, own = recorded("rfinversion_n10")
     before = model.tally.forwards
@@ -79,9 +81,12 @@ def test_rf_inversion_is_the_authors() -> None:
             FireFlow(inject=1),
             # 6.5e-4, all of it from the first evaluation of the way down: the recorded run met features there that
             # no evaluation of its own way up gives (those of 30 others were tried). See the test below.
-            marks=pytest.mark.xfail(strict=True, reason="one evaluation of the recorded run is not understood"),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.xfail(strict=True, reason="one evaluation of the recorded run is not understood"),
+            ],
         ),
-        ("fireflow_reconstruct", FireFlow(inject=0)),
+        pytest.param("fireflow_reconstruct", FireFlow(inject=0), marks=pytest.mark.slow),
     ],
 )
 def test_solvers_are_the_authors(name: str, inversion) -> None:
@@ -95,6 +100,7 @@ def test_solvers_are_the_authors(name: str, inversion) -> None:
     assert torch.equal(final[0], own["source"])
 
 
+@pytest.mark.slow
 def test_fireflow_gives_values_back_in_the_layers_and_steps_of_the_authors() -> None:
     """Nearer to the recorded run than the nearest wrong settings are (one layer less: 0.0022; no injection: 0.0099)."""
     model, about, own = recorded("fireflow_n8")
@@ -104,7 +110,10 @@ def test_fireflow_gives_values_back_in_the_layers_and_steps_of_the_authors() -> 
     assert relative_l2(final[1], own["final"]) < 7e-4
 
 
-@pytest.mark.parametrize(("name", "difference"), [("uniedit_sd3_n10", "signed"), ("uniedit_bfl_n10", "absolute")])
+@pytest.mark.parametrize(
+    ("name", "difference"),
+    [("uniedit_sd3_n10", "signed"), pytest.param("uniedit_bfl_n10", "absolute", marks=pytest.mark.slow)],
+)
 def test_uniedit_is_the_authors(name: str, difference) -> None:
     model, about, own = recorded(name)
     before = model.tally.forwards
@@ -115,6 +124,7 @@ def test_uniedit_is_the_authors(name: str, difference) -> None:
     assert model.tally.forwards - before == about["forwards"]
 
 
+@pytest.mark.slow
 def test_kv_edit_is_the_authors() -> None:
     model, about, own = recorded("kvedit_n8")
     before = model.tally.forwards
@@ -127,6 +137,7 @@ def test_kv_edit_is_the_authors() -> None:
     assert model.tally.forwards - before == about["forwards"]
 
 
+@pytest.mark.slow
 def test_stable_flow_is_the_authors() -> None:
     """On generated pictures, as recorded: both rows begin at the same noise."""
     model, about, own = recorded("stableflow_generated")

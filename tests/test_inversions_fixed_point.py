@@ -38,6 +38,7 @@ def test_a_path_is_the_naive_one(tiny64, clean, iterations: int, average: int, g
         assert gap(found[k], z) < 1e-9
 
 
+@pytest.mark.slow
 def test_more_iterations_lead_back_better(tiny64, clean) -> None:
     """The sampler at guidance 1 follows the path backwards, the better the more the equation is solved."""
     errors = []

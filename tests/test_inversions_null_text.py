@@ -125,6 +125,7 @@ def test_the_threshold_grows_with_the_step(source) -> None:
     assert cost.backwards == 5 + (STEPS - 1)
 
 
+@pytest.mark.slow
 def test_learning_brings_the_source_nearer_to_the_path(tiny64, source) -> None:
     goal = DDIM().invert(source).path
     errors = []

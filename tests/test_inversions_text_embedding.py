@@ -85,6 +85,7 @@ def test_only_the_source_hears_it(tiny64, source, made) -> None:
     assert gap(followed[1], watch_walk(tiny64, DDIM().invert(source), [TARGET], [P2P()])[-1][1]) > 1e-4
 
 
+@pytest.mark.slow
 def test_learning_brings_the_source_nearer_to_the_path(tiny64, source) -> None:
     goal, errors = DDIM().invert(source).path, []
     for inner in (0, 3, 10):

@@ -54,6 +54,7 @@ def test_the_vae_keeps_a_drawing(model):
     assert min(values) > 25
 
 
+@pytest.mark.slow
 def test_a_red_cat_on_grass_is_red_on_green(model):
     pictures = sample(model, ["a red cat on grass"] * 3, steps=20, guidance=3.0, seed=0)
     for picture in pictures:

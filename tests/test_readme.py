@@ -28,6 +28,7 @@ def commands(text: str) -> list[str]:
     return [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("reinvert ")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_in_tmp")
 def test_the_rehearsal_of_the_benchmark_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     """As docs/reproduce-the-paper.md has it, on fewer cases and steps."""

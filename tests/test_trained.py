@@ -500,6 +500,7 @@ for dtype in ("bfloat16", "float16"):
 """
 
 
+@pytest.mark.slow
 def test_half_precision(eight: Path, nine: Path) -> None:
     """A result that is not finite is refused, so that these are. In a process of its own: on some virtual machines
     bfloat16 matrix products crash, because the processor says AMX and the machine does not let it be used."""
