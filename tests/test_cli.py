@@ -482,7 +482,7 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
     (edit("--inversion", "dirct"), "did you mean direct"),
     (edit("--editor", "p2p+proximl"), "did you mean proximal"),
     (edit("--model", "nonsense"), "nonsense"),
-    (edit("--model", "cat.png"), "is not a model that can be read: take a .safetensors file"),
+    (edit("--model", "cat.png"), "is a file, but not a model that can be read"),
     (edit("--device", "toaster"), "toaster"),
     (edit("--dtype", "float7"), "float7"),
     (edit("--steps", "many"), "--steps"),
