@@ -91,7 +91,7 @@ def refused(model, pictures: list[Image.Image]) -> list[bool]:
 
 
 def test_no_drawing_is_taken_for_a_photograph(model) -> None:
-    assert not any(refused(model, drawings(72, seed=7)))
+    assert not any(refused(model, [*drawings(66, seed=7), *drawings(12, seed=11)]))
 
 
 @pytest.mark.slow
