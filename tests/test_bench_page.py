@@ -173,7 +173,9 @@ def test_pictures_are_held_below_the_limit(tmp_path) -> None:
     lines = []
     for name in names:
         noise.save(tmp_path / "images" / f"{name}.png")
-        lines.append(json.dumps({"key": name, "case": name, "recipe": "a", "image": f"images/{name}.png"}))
+        lines.append(
+            json.dumps({"key": name, "case": name, "recipe": "a", "task": "edit", "image": f"images/{name}.png"})
+        )
     (tmp_path / "records.jsonl").write_text("\n".join(lines))
     run: Run = open_run(tmp_path)
     order = sorted(names)

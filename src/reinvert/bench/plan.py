@@ -24,6 +24,8 @@ from reinvert.bench.data import open_data
 from reinvert.bench.records import IMAGES, Records, read_about, write_about
 from reinvert.bench.scoring import COPY, ROUND_TRIP, TRUE_EDIT, Task
 from reinvert.errors import ReinvertError
+from reinvert.files import refusal, shown
+from reinvert.models import BUNDLED
 from reinvert.recipes import Recipe, Use
 
 Kind = Literal["copy", "vae", "true-edit", "edit", "reconstruct", "trained"]
@@ -220,7 +222,13 @@ def open_plan(
             f"{place} was begun with reinvert {code}, and this is {code_version()}: choose another folder (--out), or "
             "add --any-version to go on all the same (every record says what it was made with)"
         )
-    plan = make_plan(open_data(spec), named, asked, kind, code, str(told.get("plain", "")))
+    plain = str(told.get("plain", ""))
+    if plain and not (plain in BUNDLED or Path(plain).is_dir() or plain in _models(asked)):
+        raise refusal(
+            f"{shown(place)} says that its trivial rows are made with {shown(plain)}, which none of these recipes "
+            "names, and a file has nothing looked up: name a recipe of that model too, or choose another folder (--out)"
+        )
+    plan = make_plan(open_data(spec), named, asked, kind, code, plain)
     place.mkdir(parents=True, exist_ok=True)
     check_folder(plan, Records(place))
     write_about(place, _joined(told, plan.about))
@@ -334,6 +342,13 @@ def _rows(asked: Asked, plain: str) -> list[Row]:
     plain = plain or next((row for row in made if row.kind != "trained"), made[0]).model
     trivial: tuple[Kind, ...] = ("copy", "vae", *(("true-edit",) if asked.task == "edit" else ()))
     return [*(Row(kind, kind, asked.task, plain, weights_of(plain)) for kind in trivial), *made]
+
+
+def _models(asked: Asked) -> set[str]:
+    """The models that the recipes name, which are asked for by whoever runs them."""
+    _check(asked)
+    found = _inversions(asked) if asked.task == "reconstruct" else _recipes(asked)
+    return {recipe.model for recipe in found}
 
 
 def _recipes(asked: Asked) -> list[Recipe]:

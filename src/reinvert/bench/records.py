@@ -28,6 +28,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
 from reinvert.errors import ReinvertError
+from reinvert.files import check, read_json, refusal, shown
+from reinvert.files.run import AboutFile, RecordLine, read_line
 from reinvert.image import as_rgb, atomic_write
 
 RECORDS: Final = "records.jsonl"
@@ -100,7 +102,7 @@ class Records:
             lines = file.read().split(b"\n")
         for index, line in enumerate(lines):
             last = index == len(lines) - 1
-            told = _parsed(line)
+            told = read_line(RecordLine, line, f"a record of {shown(self.path)}")
             if told is not None:
                 former = self.by_key.get(told["key"])
                 if former is None or former.get("error") or not told.get("error"):
@@ -122,15 +124,6 @@ class Records:
             while text:
                 text = text[file.write(text) :]
             os.fsync(file.fileno())
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A record, or None. A part of a JSON object is never valid JSON, so that a torn line cannot be mistaken."""
-    try:
-        told: Any = json.loads(line)
-    except ValueError:
-        return None
-    return cast("dict[str, Any]", told) if isinstance(told, dict) and "key" in told else None
 
 
 def _plain(value: Any) -> Any:
@@ -233,12 +226,14 @@ def read_about(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / ABOUT
     if not path.is_file():
         return {}
+    advice = "choose another folder (--out)"
     try:
-        told: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReinvertError(f"{path} cannot be read; choose another folder (--out)") from error
-    if not isinstance(told, dict):
-        raise ReinvertError(f"{path} is not what a run writes; choose another folder (--out)")
+        told = read_json(path, missing=advice)
+    except ReinvertError as error:
+        if advice in str(error):
+            raise
+        raise refusal(str(error), advice) from error
+    check(AboutFile, told, shown(path), advice=advice)
     return cast("dict[str, Any]", told)
 
 

@@ -28,6 +28,8 @@ from reinvert.bench.case import TYPES, EditCase
 from reinvert.bench.records import Records, read_about
 from reinvert.bench.score import COLUMNS, CURRENT, Comparison, Libraries, Networks, Scores, column, score_all
 from reinvert.errors import ReinvertError
+from reinvert.files import shown
+from reinvert.files.run import ScoreLine, inside_run, read_line
 from reinvert.image import Picture, fit_mask, open_image, plan_fit
 from reinvert.metrics.base import Mode
 
@@ -133,7 +135,7 @@ def _cell(folder: Path, told: Mapping[str, Any]) -> Cell:
         kind=TYPES.get(kind, kind),
         row=str(told.get("recipe", "")),
         task="reconstruct" if told.get("task") == "reconstruct" else "edit",
-        picture=folder / str(image) if image and not failure else None,
+        picture=inside_run(folder, str(image)) if image and not failure else None,
         failure=failure or ("" if image else "the record names no image"),
         seconds=_number(told.get("seconds")),
         forwards=_number(told.get("forwards")),
@@ -155,14 +157,11 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file of lines. A line that is not whole was torn by a kill, and is skipped."""
     if not path.is_file():
         return
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open("rb") as lines:
         for line in lines:
-            try:
-                told: Any = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(told, dict) and "key" in told:
-                yield cast("dict[str, Any]", told)
+            told = read_line(ScoreLine, line, f"a line of {shown(path)}")
+            if told is not None:
+                yield told
 
 
 # --- scores ------------------------------------------------------------------------------------------------------
@@ -242,8 +241,8 @@ def score_run(
     path = scores_path(run.folder, setup.mode)
     with _alone(path):
         found = list(read_lines(path))
-        done = {told["key"] for told in found if told.get("setup") == setup.key and "values" in told}
-        newest = next((told["setup"] for told in reversed(found) if "about" in told), "")
+        done = {told["key"] for told in found if told.get("setup") == setup.key and told.get("values") is not None}
+        newest = next((told["setup"] for told in reversed(found) if told.get("about") is not None), "")
         trips = {cell.case: cell for cell in run.cells.values() if cell.row == ROUND_TRIP and cell.picture}
         todo = [cell for cell in run.cells.values() if cell.picture is not None and cell.key not in done]
         if newest != setup.key:  # reports show the set-up that was asked for last
@@ -450,11 +449,11 @@ def read_board(run: Run, mode: str, task: Task = "edit") -> Board:
     newest = ""
     for told in read_lines(scores_path(run.folder, mode)):
         key = str(told.get("setup", ""))
-        if "about" in told:
+        if told.get("about") is not None:
             abouts[key], newest = told["about"], key
-        elif "values" in told:
+        elif told.get("values") is not None:
             values = {name: None if value is None else float(value) for name, value in told["values"].items()}
-            lines.setdefault(key, {})[told["key"]] = Line(told["key"], values, told["reasons"])
+            lines.setdefault(key, {})[told["key"]] = Line(told["key"], values, told.get("reasons") or {})
     if not lines or newest not in abouts:
         raise ReinvertError(
             f"{run.folder} has no scores in {mode}; make them with `reinvert bench score {run.folder} --mode {mode}`"

@@ -210,15 +210,15 @@ def run_status(args: argparse.Namespace) -> int:
         raise ReinvertError(f"{folder} is no run; name the --out of a `reinvert bench run`")
     found = Records(folder).refresh()
     tales: dict[tuple[str, str], Tale] = {
-        (task, row): Tale(count) for task, rows in about["cells"].items() for row, count in rows.items()
+        (task, row): Tale(count) for task, rows in about.get("cells", {}).items() for row, count in rows.items()
     }
     for told in found.values():
         tale = tales.setdefault((told["task"], told["recipe"]), Tale())
         tale.done += not told.get("error")
         tale.failed += bool(told.get("error"))
-        if told.get("seconds") is not None:
+        if isinstance(told.get("seconds"), int | float):  # an infinite number is written as a word
             tale.seconds.append(told["seconds"])
-    table = Table(title=Text(f"{folder}: {about['data']}"), title_justify="left")
+    table = Table(title=Text(f"{folder}: {about.get('data', '')}"), title_justify="left")
     for title in ("task", "row", "cells", "done", "failed", "left", "seconds each"):
         table.add_column(title, justify="left" if title in ("task", "row") else "right", overflow="fold")
     for (task, row), tale in tales.items():
