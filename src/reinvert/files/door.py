@@ -200,16 +200,16 @@ def _parsed(parse: Callable[[str], Any], text: str, name: str, kind: str) -> Any
     try:
         value = parse(text)
     except RecursionError as error:
-        raise refusal(f"{name} is nested more than {MAX_NESTING} deep, which no file of this kind is") from error
+        raise refusal(f"{name} is {kind} nested more than {MAX_NESTING} deep, which no file of this kind is") from error
     except ValueError as error:  # also a number of thousands of digits
         raise refusal(f"{name} is not valid {kind}: {error}") from error
     except MemoryError as error:
         raise refusal(f"{name} does not fit into memory") from error
-    _bound(value, name, surrogates=kind == "JSON" and re.search(r"\\u[dD][89a-fA-F]", text) is not None)
+    _bound(value, name, kind, surrogates=kind == "JSON" and re.search(r"\\u[dD][89a-fA-F]", text) is not None)
     return value
 
 
-def _bound(value: Any, name: str, *, surrogates: bool) -> None:
+def _bound(value: Any, name: str, kind: str, *, surrogates: bool) -> None:
     """Refuse nesting that would break whoever walks through it, and half characters that nobody can write."""
     level = [value]
     for _ in range(MAX_NESTING + 1):
@@ -218,7 +218,7 @@ def _bound(value: Any, name: str, *, surrogates: bool) -> None:
         level = [child for item in level for child in _children(item, surrogates)]
         if not level:
             return
-    raise refusal(f"{name} is nested more than {MAX_NESTING} deep, which no file of this kind is")
+    raise refusal(f"{name} is {kind} nested more than {MAX_NESTING} deep, which no file of this kind is")
 
 
 def _children(item: Any, texts: bool) -> list[Any]:

@@ -10,13 +10,18 @@ the seed, within the ranges that the bundled model was trained on.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from random import Random
-from typing import Any, cast
+from typing import Annotated, Any, cast
+
+from annotated_types import Ge, Le, Len
+from pydantic import AfterValidator
 
 from reinvert.errors import ReinvertError
-from reinvert.files import parse_json
+from reinvert.files import Entry, check, parse_json, shown
+from reinvert.files.door import Says, Share
 from reinvert.picturebook.scene import (
     BACKGROUNDS,
     COLORS,
@@ -133,39 +138,55 @@ def scene_json(scene: Scene) -> dict[str, Any]:
     return asdict(scene)
 
 
+def _known(names: Sequence[str], value: str) -> str:
+    if value not in names:
+        raise ValueError(f"picturebook has no '{shown(value)}'")
+    return value
+
+
+Kind = Annotated[str, AfterValidator(partial(_known, KINDS)), Says(f"one of {', '.join(KINDS)}")]
+Color = Annotated[str, AfterValidator(partial(_known, COLORS)), Says(f"one of {', '.join(COLORS)}")]
+Material = Annotated[str, AfterValidator(partial(_known, MATERIALS)), Says(f"one of {', '.join(MATERIALS)}")]
+Facing = Annotated[str, AfterValidator(partial(_known, FACINGS)), Says(f"one of {', '.join(FACINGS)}")]
+Wearable = Annotated[str, AfterValidator(partial(_known, WEARABLES)), Says(f"one of {', '.join(WEARABLES)}")]
+Background = Annotated[str, AfterValidator(partial(_known, BACKGROUNDS)), Says(f"one of {', '.join(BACKGROUNDS)}")]
+Style = Annotated[str, AfterValidator(partial(_known, STYLES)), Says(f"one of {', '.join(STYLES)}")]
+
+
+class ThingEntry(Entry):
+    """One thing of a scene. Lengths are shares of the picture's side."""
+
+    kind: Kind
+    color: Color = "red"
+    material: Material = "plain"
+    facing: Facing = "right"
+    wearing: Wearable | None = None
+    x: Share = 0.5
+    """Of its middle, from the left."""
+    ground: Annotated[float, Ge(0), Le(1.2)] = 0.86
+    """Where it stands, from the top."""
+    size: Annotated[float, Ge(0.02), Le(1)] = 0.30
+    """Half its height."""
+    says_color: bool = True
+    """Whether the caption says so."""
+    says_facing: bool = False
+    """Whether the caption says so."""
+
+
+class SceneEntry(Entry):
+    """A scene, as `--scene` takes it and as it stands beside a drawn picture."""
+
+    things: Annotated[list[ThingEntry], Len(1, 2)]
+    background: Background = "grass"
+    style: Style = "drawn"
+    seed: Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] = 0
+    """Moves small details only."""
+
+
 def read_scene(text: str) -> Scene:
     """A scene from JSON: `scene_json`'s output, or the file that `reinvert draw` writes beside a picture."""
     given: Any = parse_json(text, "the scene")
-    given = cast(dict[str, Any], given)["scene"] if isinstance(given, dict) and "scene" in given else given
-    scene = _fields(given, Scene, "the scene")
-    things = scene.get("things")
-    if not isinstance(things, list) or not 1 <= len(cast(list[Any], things)) <= 2:
-        raise ReinvertError('the scene needs "things": a list of one or two')
-    made = tuple(_build(Thing, _fields(thing, Thing, "a thing")) for thing in cast(list[Any], things))
-    return _build(Scene, {**scene, "things": made})
-
-
-def _fields(given: object, cls: type[Any], what: str) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ReinvertError(f"{what} is described by a JSON object, not by {given!r}")
-    known = [f.name for f in fields(cls)]
-    for name in cast(Mapping[str, Any], given):
-        if name not in known:
-            raise ReinvertError(f"{what} has no {name!r}; it has {', '.join(known)}")
-    return dict(cast(Mapping[str, Any], given))
-
-
-NUMBERS = {"x": (0.0, 1.0), "ground": (0.0, 1.2), "size": (0.02, 1.0)}
-
-
-def _build(cls: type[Any], given: Mapping[str, Any]) -> Any:
-    for name, (low, high) in NUMBERS.items():
-        value: Any = given.get(name, low)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ReinvertError(f"{name} is a number from {low:g} to {high:g}, not {value!r}")
-    if not isinstance(given.get("seed", 0), int):
-        raise ReinvertError(f"seed is a whole number, not {given['seed']!r}")
-    try:
-        return cls(**given)
-    except (TypeError, ValueError) as error:
-        raise ReinvertError(str(error)) from error
+    given = cast("dict[str, Any]", given)["scene"] if isinstance(given, dict) and "scene" in given else given
+    entry = check(SceneEntry, given, "the scene")
+    things = tuple(Thing(**thing.model_dump()) for thing in entry.things)
+    return Scene(things, entry.background, entry.style, entry.seed)

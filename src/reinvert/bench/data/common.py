@@ -3,7 +3,6 @@ whatever is wrong with a case becomes a `Problem` and the rest goes on."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,14 +14,19 @@ from typing import Any, BinaryIO, Final, cast
 
 from PIL import Image
 
+from reinvert import files
 from reinvert.bench.case import TYPES, EditCase, Problem
 from reinvert.errors import ReinvertError
+from reinvert.files import refusal, shown
 from reinvert.image import FORMATS, MAX_PIXELS, MAX_SIDE, Size, open_image
 
 TRAILING: Final = ".,;:!?)]}\"'…’”"
 """Punctuation behind a word of a prompt, which blend words may leave out."""
 TURNED: Final = (5, 6, 7, 8)
 """EXIF orientations in which width and height change places."""
+
+LARGEST: Final = 512 * 2**20
+"""Bytes of a JSON file: COCO's captions have a hundred million."""
 
 Record = Mapping[str, Any]
 
@@ -48,7 +52,8 @@ class Collection:
     ids: set[str] = field(default_factory=set[str])
 
     def problem(self, key: str, what: str, *, left_out: bool = True) -> None:
-        self.problems.append(Problem(key, what, left_out))
+        """Both come from a file: what is kept is short and printable."""
+        self.problems.append(Problem(shown(key, 200), str(refusal(what)), left_out))
 
     def take(self, key: str, make: Callable[[], Draft]) -> None:
         """Add the case that `make` reads; if it raises, the reason becomes the problem of `key`."""
@@ -73,13 +78,8 @@ class Collection:
 
 
 def read_json(path: Path) -> Any:
-    """Raises `ReinvertError` unless the file is JSON in UTF-8."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ReinvertError(f"{path.name} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ReinvertError(f"{path.name} is not valid JSON: {error}") from error
+    """Raises `ReinvertError` unless the file is JSON in UTF-8, of bounded size and depth."""
+    return files.read_json(path, LARGEST)
 
 
 def as_record(told: Any) -> Record:
@@ -122,16 +122,17 @@ def type_of(told: Any, *, own: bool = False) -> str:
 
 def inside(root: Path, name: str, what: str = "picture") -> Path:
     """The path of a file that a data file names. Raises `ReinvertError` if it is missing or outside of `root`."""
+    told = f"its {what} {shown(name)}"
     try:
         path = (root / name).resolve()
         if not path.is_relative_to(root.resolve()):
-            raise ReinvertError(f"its {what} {name} lies outside of the data's folder")
+            raise ReinvertError(f"{told} lies outside of the data's folder")
         if not path.is_file():
-            raise ReinvertError(f"its {what} {name} does not exist")
+            raise ReinvertError(f"{told} does not exist")
     except ReinvertError:
         raise
-    except (OSError, ValueError) as error:  # too long a name, a zero byte
-        raise ReinvertError(f"its {what} {name[:40]!r} is no name of a file") from error
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a zero byte, links in a ring
+        raise ReinvertError(f"{told} is no name of a file") from error
     return path
 
 
@@ -142,11 +143,11 @@ def size_of(file: Path | bytes, name: str) -> Size:
         with opened, Image.open(opened, formats=FORMATS) as picture:
             (width, height), turn = picture.size, picture.getexif().get(274, 1)
     except Exception as error:  # on a damaged file Pillow raises nearly anything
-        raise ReinvertError(f"its picture {name} is damaged, or no picture that reinvert can read") from error
+        raise ReinvertError(f"its picture {shown(name)} is damaged, or no picture that reinvert can read") from error
     if width * height > MAX_PIXELS:
-        raise ReinvertError(f"its picture {name} is {width}x{height}, more than {MAX_PIXELS:,} pixels")
+        raise ReinvertError(f"its picture {shown(name)} is {width}x{height}, more than {MAX_PIXELS:,} pixels")
     if max(width, height) > MAX_SIDE:
-        raise ReinvertError(f"its picture {name} is {width}x{height}, a side of more than {MAX_SIDE:,} pixels")
+        raise ReinvertError(f"its picture {shown(name)} is {width}x{height}, a side of more than {MAX_SIDE:,} pixels")
     return (height, width) if turn in TURNED else (width, height)
 
 
@@ -192,9 +193,9 @@ def spelling(prompt: str, phrase: str) -> str | None:
     capitals may differ too; what is returned can be found by the editors.
     """
     words, wanted = prompt.split(), phrase.lower().split()
-    for shown in (words, [word.rstrip(TRAILING) for word in words]):
-        for start in range(len(shown) - len(wanted) + 1) if wanted else ():
-            found = shown[start : start + len(wanted)]
+    for seen in (words, [word.rstrip(TRAILING) for word in words]):
+        for start in range(len(seen) - len(wanted) + 1) if wanted else ():
+            found = seen[start : start + len(wanted)]
             if [word.lower() for word in found] == wanted:
                 return " ".join(found)
     return None

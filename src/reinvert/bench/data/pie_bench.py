@@ -90,11 +90,19 @@ def draft(root: Path, key: str, told: Any, side: int = SIDE, strict: bool = True
         source_marked=marked(source),
         target_marked=marked(target),
         open_mask=None if runs is None else partial(decode_mask, runs, side, side),
-        open_true_edit=opener(truth) if truth.is_file() else None,
+        open_true_edit=opener(truth) if _lies_in(truth, root) else None,
         open_bytes=path.read_bytes,
     )
     notes = [*bracket_notes(source, target), *([note] if note else [])]
     return Draft(case, size_of(path, name), None if runs is None else (side, side), notes)
+
+
+def _lies_in(path: Path, root: Path) -> bool:
+    """Whether a file is there, and no link that leads out of the data's folder."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def blended(words: str) -> tuple[tuple[str, str] | None, str | None]:
