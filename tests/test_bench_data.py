@@ -512,3 +512,12 @@ def test_a_picture_of_one_by_millions_is_refused_by_its_head() -> None:
     head[29:33] = struct.pack(">I", zlib.crc32(head[12:29]))
     with pytest.raises(ReinvertError, match=r"1x60000000, a side of more than 65,535 pixels"):
         size_of(bytes(head), "a.png")
+
+
+def test_a_link_that_loops_loses_one_case_only(tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text("id,image,source,target\n1,a.png,a cat,a dog\n2,b.png,a cat,a dog\n")
+    (tmp_path / "a.png").symlink_to("a.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
+    data = open_data(tmp_path)
+    assert [case.id for case in data.cases] == ["2"]
+    assert [problem.id for problem in data.problems] == ["1"]
