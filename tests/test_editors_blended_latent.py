@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import naive
+import numpy as np
 import pytest
 import torch
 from conftest import SOURCE, TARGET, gap, relative_l2, watch_walk
 from PIL import Image
 
 import reinvert
+from reinvert import recipes
+from reinvert.editors.base import cells
 from reinvert.editors.blended_latent import BlendedLatent
 from reinvert.errors import ReinvertError
-from reinvert.image import open_image, to_tensor
+from reinvert.image import open_image, open_mask, to_tensor
 from reinvert.inversions.base import Source
 from reinvert.inversions.none import Nothing
 
@@ -30,6 +35,43 @@ def test_the_published_form_reproduces_the_recorded_run(parity_model, recorded, 
     walked = watch_walk(parity_model, path, [entry["prompt"]], [editor], mask=mask, seed=1234)
     assert len(walked) == 8
     assert relative_l2(walked[-1][1], recorded["p1_bld.final"]) < 1e-4  # recorded.json, tolerances
+
+
+@pytest.mark.slow
+def test_the_recipe_reproduces_the_recorded_run(parity_model, recorded, recorded_json) -> None:
+    """With the picture and the mask as a benchmark hands them over: nothing of the run is told to the test."""
+    from conftest import PARITY
+
+    entry = recorded_json["entries"]["p1_bld"]
+    recipe = replace(recipes.find("blended-latent-diffusion"), steps=entry["N"])
+    path = recipe.invert(parity_model, [open_image(PARITY / "inputs" / "img1_512.png")], [SOURCE])
+    mask = open_mask(PARITY / "inputs" / "mask1_512.png")
+    (result,) = recipe.edit(parity_model, path, [entry["prompt"]], [None], [mask])
+    assert relative_l2(result.latents[1:], recorded["p1_bld.final"]) < 1e-4  # recorded.json, tolerances
+
+
+def test_the_published_cells_of_a_mask(recorded) -> None:
+    """The pixel in the middle of a cell, as the recorded run took it; by any pixel of a cell there are more."""
+    from conftest import PARITY
+
+    pixels = torch.from_numpy(np.asarray(open_mask(PARITY / "inputs" / "mask1_512.png"), dtype=np.float32) / 255)
+    published = recorded["p1_bld.latent_mask"].float().view(1, 1, 64, 64)
+    assert torch.equal(cells(pixels[None, None].round(), (64, 64), "nearest"), published)
+    touched = cells(pixels[None, None].round(), (64, 64))
+    assert bool((touched >= published).all())
+    assert touched.sum() > published.sum()
+
+
+def test_the_rule_of_cells_decides_what_is_redrawn(tiny, picture) -> None:
+    """Row 16 of the pixels is the first of its cell, the one that a cell of two pixels is not judged by."""
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 16, 32, 17))
+    given = {"source": SOURCE, "target": TARGET, "editor": "blended_latent", "mask": mask, "steps": STEPS}
+    clean = tiny.encode(to_tensor([picture]))[0]
+    touched = reinvert.edit(tiny, picture, **given).latents[1]
+    assert gap(touched[:, 8], clean[:, 8]) > 1e-2
+    assert torch.equal(touched[:, 9:], clean[:, 9:])
+    assert torch.equal(reinvert.edit(tiny, picture, mask_cells="nearest", **given).latents[1], clean)
 
 
 def halves() -> Image.Image:

@@ -323,3 +323,12 @@ def test_auto_is_replace_where_the_word_counts_are_equal() -> None:
     assert P2P(kind="auto").kind_for(SOURCE, TARGET) == "replace"
     assert P2P(kind="auto").kind_for(SOURCE, TARGET + " outside") == "refine"
     assert P2P().kind_for(SOURCE, TARGET) == "refine"
+
+
+def test_auto_counts_words_and_not_spaces(tiny) -> None:
+    """Two spaces are no word between them: the prompts below have two words and three."""
+    source, target = "a  cat", "a big cat"
+    editor = P2P(kind="auto")
+    assert editor.kind_for(source, target) == "refine"
+    assert editor.kind_for(" a cat ", "a\tdog") == "replace"
+    editor.bind(Case(tiny, (source,), ((target,),), 4, torch.zeros(5, 1, 3, 16, 16)))

@@ -14,8 +14,11 @@ from reinvert.editors.proximal import Proximal
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Source
 from reinvert.inversions.ddim import DDIM
+from reinvert.inversions.direct import Direct
+from reinvert.inversions.edict import EDICT
 from reinvert.inversions.negative_prompt import NegativePrompt
 from reinvert.level import Level, Moment
+from reinvert.pairs import check_pair
 
 STEPS = 10
 
@@ -45,10 +48,18 @@ def test_the_hard_rule_keeps_or_drops(tiny) -> None:
     assert kept == [-4, -1.5, 0, 0, 0, 1.5, 4]
 
 
+def test_the_published_l1_rule_on_the_values_of_the_methods_page(tiny) -> None:
+    d = values(-4, -1.5, -0.5, 1, 1.5, 2, 2.5, 4)
+    assert guided(tiny, Proximal(rule="l1", quantile=-1.0), d).flatten().tolist() == [-2, 0.5, 0, 0, 0.5, 0, 0.5, 2]
+
+
 def test_the_recorded_thresholds(tiny, unit, unit_json) -> None:
     d = torch.linspace(-4, 4, 33)
     assert d.abs().quantile(0.75).item() == pytest.approx(unit_json["prox.l0.thr"])
     assert gap(guided(tiny, Proximal(), d.view(1, 1, 1, 1, -1)).flatten(), unit["prox.l0.q0.75"]) < 1e-6
+    l1 = guided(tiny, Proximal(rule="l1"), d.view(1, 1, 1, 1, -1)).flatten()
+    assert gap(l1, unit["prox.l1.q0.75"]) < 1e-6
+    assert gap(l1, unit["prox.l0.q0.75"]) > 0.1
 
 
 def test_quantile_zero_drops_nothing_and_one_everything(tiny) -> None:
@@ -156,7 +167,54 @@ def test_an_overwritten_source_stays_where_it_is(tiny) -> None:
     assert torch.equal(pulled[1], path[4])
 
 
-@pytest.mark.parametrize("wrong", [{"quantile": 1.5}, {"dilate": -1}, {"inversion_guidance": 2.0}])
+# --- reconstruction guidance ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recon_t", [500, -500])
+@pytest.mark.parametrize("rule", ["soft", "l1"])
+def test_reconstruction_guidance_against_the_naive_loop(tiny64, clean, rule: str, recon_t: int) -> None:
+    """Inside the scheduler's step, as published: x0' = x0 - eta (x0 - x_ref) m, mixed again with the old e."""
+    steps, eta, w, lam = 5, 0.4, 7.5, 0.1
+    path = naive.invert(tiny64, clean[:1], SOURCE, steps)
+    null, text = naive.encode(tiny64, [""]).expand(2, -1, -1), naive.encode(tiny64, [SOURCE, TARGET])
+    z, expected, shares = path[-1].expand(2, -1, -1, -1), [], []
+    for t in naive.times(steps):
+        e_u = naive.ask(tiny64, z, t, null)
+        d = F.softshrink(naive.ask(tiny64, z, t, text) - e_u, lam)
+        if rule == "l1":
+            d = torch.where(d > 0, d - lam, d)
+            d = torch.where(d < 0, d + lam, d)
+        e, keep = e_u + w * d, 1 - F.max_pool2d((d.abs() > lam).to(d), 3, 1, 1)
+        hi, lo = naive.abar(t), naive.abar(t - 1000 // steps)
+        x0 = (z - (1 - hi) ** 0.5 * e) / hi**0.5
+        if (recon_t > 0 and t < recon_t) or (recon_t < 0 and t > -recon_t):
+            x0 = x0 - eta * (x0 - path[0]) * keep
+            shares.append(keep.mean().item())
+        z = lo**0.5 * x0 + (1 - lo) ** 0.5 * e
+        expected.append(z)
+    assert 0.02 < min(shares) <= max(shares) < 0.98  # something is pulled and something is not
+    source = Source(tiny64, clean[:1], (SOURCE,), steps)
+    method = Proximal(rule=rule, quantile=-lam, recon_lr=eta, recon_t=recon_t)
+    run = watch_walk(tiny64, DDIM().invert(source), [TARGET], [method])
+    assert max(gap(x[:, 0], y) for x, y in zip(run, expected, strict=True)) < 1e-6
+    without = watch_walk(tiny64, DDIM().invert(source), [TARGET], [Proximal(rule=rule, quantile=-lam)])
+    assert gap(without[-1][:, 0], expected[-1]) > 1e-2
+
+
+def test_reconstruction_guidance_leaves_an_overwritten_source(tiny64, clean) -> None:
+    source = Source(tiny64, clean[:1], (SOURCE,), 3)
+    method = Proximal(quantile=-9.0, recon_lr=1.0, recon_t=1000)
+    run = watch_walk(tiny64, Direct().invert(source), [TARGET], [method])
+    assert torch.equal(run[-1][0], clean[:1])
+    assert gap(run[-1][1], clean[:1]) < 0.1  # all of it is pulled: what is left is the last level's noise
+
+
+def test_reconstruction_guidance_and_two_latents_do_not_go_together() -> None:
+    with pytest.raises(ReinvertError, match="recon_lr"):
+        check_pair(EDICT(), [Proximal(recon_lr=1.0)], masked=False)
+
+
+@pytest.mark.parametrize("wrong", [{"quantile": 1.5}, {"dilate": -1}, {"inversion_guidance": 2.0}, {"recon_lr": -1.0}])
 def test_arguments_out_of_range_are_refused(wrong) -> None:
     with pytest.raises(ReinvertError):
         Proximal(**wrong)

@@ -20,7 +20,7 @@ from reinvert.backbones.base import Backbone
 from reinvert.backbones.lock import exclusive
 from reinvert.backbones.memory import at_once
 from reinvert.display import line, png, quoted
-from reinvert.editors.base import Case, Editor, bind_all
+from reinvert.editors.base import Case, Editor, bind_all, cells
 from reinvert.editors.local_blend import LocalBlend
 from reinvert.editors.p2p import P2P
 from reinvert.errors import ReinvertError
@@ -479,8 +479,9 @@ def prepared_edit(
 
     def case() -> Case:
         path, steps = trajectory.path.to(model.device), trajectory.walked
-        kept = trajectory.kept
-        return Case(model, trajectory.prompts, targets, steps, path, masks, seed, trajectory.steps, own, kept)
+        mask = None if masks is None else cells(masks, (path.shape[-2], path.shape[-1]))
+        more = {"pixels": masks, "seed": seed, "grid_steps": trajectory.steps, "own": own, "kept": trajectory.kept}
+        return Case(model, trajectory.prompts, targets, steps, path, mask, **more)
 
     for editor in editors:
         trajectory = editor.prepare(trajectory, case())
@@ -629,7 +630,7 @@ def _check_words(
 ) -> None:
     """Bind once before anything is computed, so that a word that does not occur is an error now."""
     stand_in = torch.zeros(1, len(sources), 1, *path.shape[-2:])
-    case = Case(model, tuple(sources), targets, steps, stand_in, None, 0, steps, own)
+    case = Case(model, tuple(sources), targets, steps, stand_in, grid_steps=steps, own=own)
     for e in editors:
         wordless = isinstance(e, LocalBlend) and not any(
             e.at(case, i).source_words or e.at(case, i).target_words for i in range(len(sources))
@@ -641,24 +642,23 @@ def _check_words(
 def _mask(
     mask: Any, prepared: Prepared | None, trajectory: Trajectory | None, max_pixels: int = MAX_PIXELS
 ) -> Tensor | None:
-    """A user's mask at the latents' size, [case, 1, h, w] of 0 and 1: a cell counts if any of its pixels does."""
+    """A user's mask over the fitted pictures, [case, 1, H, W] of 0 and 1."""
     if mask is None:
         return None
     if prepared is not None:
-        fits, size = prepared.fits, prepared.latents.shape[-2:]
+        fits = prepared.fits
     else:
         assert trajectory is not None
         if "fits" not in trajectory.info:
             raise ReinvertError("this trajectory does not tell how its pictures were fitted; leave the mask out")
         fits = tuple(Fit(**_fit_fields(f)) for f in trajectory.info["fits"])
-        size = trajectory.path.shape[-2:]
     masks = [mask] * len(fits) if is_picture(mask) else list(mask)
     if len(masks) != len(fits):
         raise ReinvertError(f"{len(fits)} pictures need {len(fits)} masks, or one for all")
     opened = [open_mask(m, max_pixels=max_pixels) for m in masks]
     fitted = [fit_mask(picture, fit) for picture, fit in zip(opened, fits, strict=True)]
     stacked = torch.stack([torch.from_numpy(np.asarray(m, dtype=np.float32) / 255) for m in fitted])
-    return torch.nn.functional.adaptive_max_pool2d(stacked[:, None], tuple(size)).round()
+    return stacked[:, None].round()
 
 
 def _fit_fields(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -703,7 +703,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What is told about a run; "editors" has one list per case (a batch's cases may have fields of their own)."""
     cases = len(trajectory.prompts)
-    stand_in = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path, None, seed, 0, own)
+    stand_in = Case(model, trajectory.prompts, targets, trajectory.steps, trajectory.path, seed=seed, own=own)
     edited = [[{"name": e.name, **e.at(stand_in, i).settings} for e in editors] for i in range(cases)]
     return {
         "model": model.name,

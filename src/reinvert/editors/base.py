@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from reinvert.backbones.base import Backbone
@@ -29,6 +30,9 @@ class Case:
     steps: int
     path: Tensor
     mask: Tensor | None = None
+    pixels: Tensor | None = None
+    """The same mask as it lies over the fitted picture, [case, 1, H, W], for editors with a rule of their own for what
+    a cell of the latents is."""
     seed: int = 0
     """Feeds the editors that draw noise; every case draws from a generator of its own."""
     grid_steps: int = 0
@@ -128,6 +132,15 @@ class Editor:
     @property
     def settings(self) -> Mapping[str, Any]:
         return asdict(self)
+
+
+def cells(mask: Tensor, latent: tuple[int, int], rule: Literal["any", "nearest"] = "any") -> Tensor:
+    """A mask [case, 1, H, W] of 0 and 1 at the latents' size [case, 1, h, w].
+
+    any: a cell counts if any of its pixels does. nearest: if the pixel in its middle does (of eight the fifth), as
+    Pillow's nearest-neighbour resize has it.
+    """
+    return F.adaptive_max_pool2d(mask, latent) if rule == "any" else F.interpolate(mask, latent, mode="nearest-exact")
 
 
 def bind_all(editors: Sequence[Editor], case: Case) -> Hooks:

@@ -5,7 +5,8 @@
 Blended Latent Diffusion, 2023, arXiv 2206.02779, without its decoder optimisation and its shrinking of thin masks.
 Differs from the authors' code, which `compat="published"` restores: there the walk begins from pure noise that is
 declared to stand at the first time of the walk; the background is one step noisier than what it is joined to; it still
-holds noise in the end; and the grid ends at time 0. Here the picture outside the mask comes back as the VAE renders it.
+holds noise in the end; and the grid ends at time 0. There the mask's cells are the pixels in their middle
+(`mask_cells="nearest"`). Here the picture outside the mask comes back as the VAE renders it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from reinvert.editors.base import Case, Editor
+from reinvert.editors.base import Case, Editor, cells
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
 from reinvert.level import Moment
@@ -41,6 +42,9 @@ class BlendedLatent(Editor):
     """Share of the run that is skipped at its noisy end."""
     compat: Literal["correct", "published"] = "correct"
     """published: the start, the background's level and the grid of the authors' code."""
+    mask_cells: Literal["any", "nearest"] = "any"
+    """any: a cell of the latents is redrawn if any of its pixels is in the mask. nearest: if the pixel in its middle
+    is (as published)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.skip < 1:
@@ -65,7 +69,8 @@ class BlendedLatent(Editor):
         if case.mask is None:
             # Bound to be checked only; `pairs` has seen to it that there will be a mask.
             return Hooks()
-        return _BlendHooks(case.mask.to(case.model.device))
+        pixels = case.mask if case.pixels is None else case.pixels
+        return _BlendHooks(cells(pixels, case.latent, self.mask_cells).to(case.model.device))
 
 
 class _BlendHooks(Hooks):

@@ -57,7 +57,7 @@ class P2P(Editor):
         """What `auto` means for two prompts."""
         if self.kind != "auto":
             return self.kind
-        return "replace" if len(source.split(" ")) == len(target.split(" ")) else "refine"
+        return "replace" if len(source.split()) == len(target.split()) else "refine"
 
     def bind(self, case: Case) -> Hooks:
         words, steps = case.model.words, case.steps
