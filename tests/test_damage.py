@@ -138,3 +138,11 @@ def test_a_scene_is_refused_in_a_short_sentence(scene: str) -> None:
     with pytest.raises(ReinvertError) as caught:
         read_scene(scene)
     assert len(str(caught.value)) <= 300
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 5000, "a\0b", "a \ud800"])
+def test_a_name_that_no_data_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ReinvertError) as caught:
+        open_data(name)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 300

@@ -9,6 +9,7 @@ from typing import Final
 from reinvert.bench.case import Data
 from reinvert.bench.data import coco, folder, picturebook, pie_bench, pie_bench_pp
 from reinvert.errors import ReinvertError
+from reinvert.files import shown
 
 READERS: Final = (pie_bench, folder, coco, pie_bench_pp)
 """Each has `find(folder)`, the file that it would read there or None, and `read(file)`."""
@@ -33,14 +34,18 @@ def open_data(spec: str | os.PathLike[str]) -> Data:
     name = os.fspath(spec)
     if name.partition(":")[0].partition("?")[0] == picturebook.NAME and not Path(name).exists():
         return picturebook.read(name)
-    place = Path(name).expanduser()
-    if not place.exists():
-        raise ReinvertError(f"{name} does not exist; name a folder of data, or {picturebook.NAME}:100")
+    try:
+        place = Path(name).expanduser()
+        there = place.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, half a character, no such user
+        raise ReinvertError(f"{shown(name)} is no name of a folder; check the path") from error
+    if not there:
+        raise ReinvertError(f"{shown(name)} does not exist; name a folder of data, or {picturebook.NAME}:100")
     data = _file(place) if place.is_file() else _folder(place)
     if data is None:
-        raise ReinvertError(f"{name} is no data set that is known: {KNOWN}")
+        raise ReinvertError(f"{shown(name)} is no data set that is known: {KNOWN}")
     if not data.cases and not data.problems:
-        raise ReinvertError(f"{name} holds no cases; check that it is complete")
+        raise ReinvertError(f"{shown(name)} holds no cases; check that it is complete")
     return data
 
 
