@@ -521,3 +521,9 @@ def test_a_link_that_loops_loses_one_case_only(tmp_path: Path) -> None:
     data = open_data(tmp_path)
     assert [case.id for case in data.cases] == ["2"]
     assert [problem.id for problem in data.problems] == ["1"]
+
+
+def test_a_mask_of_five_thousand_digits_is_a_text() -> None:
+    """Python refuses to read such a number; it is no mask, and ends no data set."""
+    assert pp.literal("1" * 5000) == "1" * 5000
+    assert pp.literal("1 2,3") == [1, 2, 3]

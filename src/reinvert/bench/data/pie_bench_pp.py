@@ -166,7 +166,7 @@ def literal(told: Any) -> Any:
             except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 continue
     parts = told.replace(",", " ").split()
-    return [int(part) for part in parts] if parts and all(re.fullmatch("[0-9]+", part) for part in parts) else told
+    return [int(part) for part in parts] if parts and all(re.fullmatch("[0-9]{1,18}", part) for part in parts) else told
 
 
 def _blend(told: Any) -> tuple[tuple[str, str] | None, str | None]:
