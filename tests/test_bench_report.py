@@ -308,3 +308,17 @@ def test_figures_of_other_papers_are_all_shown_beside_a_flow_row(table) -> None:
     assert shown(report.show_elsewhere, table) == ""
     for row in elsewhere():
         assert row.recipe == "" or row.recipe in recipes.names()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_no_figure_is_cut_in_a_narrow_terminal(table, width: int) -> None:
+    """Columns go into as many tables as there must be; together they show what one wide table shows."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    report.show(table, console)
+    text = console.file.getvalue()
+    tables = text.split("\n- ")[0]
+    assert "…" not in tables
+    assert max(map(len, tables.splitlines())) <= width
+    for head in report.filled_headings(table):
+        for row in table.of():
+            assert head.shown(row.figures[head.name].mean) in tables

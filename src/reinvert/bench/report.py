@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from reinvert.bench.table import ALL, Figure, Heading, Row, Table
 from reinvert.errors import ReinvertError
 from reinvert.image import atomic_write
 
+ROW_WIDTH = 12
+"""Of the column of rows' names, which are folded."""
 TITLES = {"edit": "Edits", "reconstruct": "Reconstructions"}
 
 # --- terminal ----------------------------------------------------------------------------------------------------
@@ -31,14 +33,14 @@ def show(table: Table, console: Console, *, kinds: bool = False, intervals: bool
     """Print a table; with `kinds` one for each type of edit too. The best mean of a column is bold."""
     for kind in table.kinds if kinds else (ALL,):
         rows = table.of(kind)
-        for heads in _parts(filled_headings(table)):
+        for heads in _fitting(rows, _parts(filled_headings(table)), intervals, console.width):
             of = "all types" if kind == ALL else kind
             title = f"{TITLES[table.task]}, mode {table.mode}, {of}"
             grid = RichTable(title=title, title_justify="left", show_lines=intervals)
-            grid.add_column("row", overflow="fold", min_width=12)
-            grid.add_column("cases", justify="right")
+            grid.add_column("row", overflow="fold", min_width=ROW_WIDTH)
+            grid.add_column("cases", justify="right", no_wrap=True)
             for head in heads:
-                grid.add_column(_stacked(head), justify="right")
+                grid.add_column(_stacked(head), justify="right", no_wrap=True)
             winners = _winners(rows, heads)
             for row in rows:
                 made = [(row.figures[head.name], head, row.name in winners[head.name]) for head in heads]
@@ -47,6 +49,26 @@ def show(table: Table, console: Console, *, kinds: bool = False, intervals: bool
             console.print(grid)
     for note in notes_of(table):
         console.print(Text(f"- {note}"))
+
+
+def _fitting(
+    rows: Sequence[Row], parts: Sequence[Sequence[Heading]], intervals: bool, width: int
+) -> Iterator[list[Heading]]:
+    """The columns, in as many tables as a console of this width needs: no figure is ever cut."""
+    frame = (ROW_WIDTH + 3) + (len("cases") + 3) + 1
+    for heads in parts:
+        taken: list[Heading] = []
+        used = frame
+        for head in heads:
+            cells = [_cell(row.figures[head.name], head, intervals, False, row.cells) for row in rows]
+            lines = [line for text in (_stacked(head), *cells) for line in text.plain.split("\n")]
+            needs = max(map(len, lines)) + 3
+            if taken and used + needs > width:
+                yield taken
+                taken, used = [], frame
+            taken.append(head)
+            used += needs
+        yield taken
 
 
 def _broken(name: str) -> str:
