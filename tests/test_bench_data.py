@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from reinvert.bench.case import TYPES, Data, EditCase
-from reinvert.bench.check import check
+from reinvert.bench.check import before_a_run, check
 from reinvert.bench.data import open_data
 from reinvert.bench.data import pie_bench_pp as pp
 from reinvert.bench.data.common import bracketed, marked, size_of, spelling, unbracketed
@@ -527,3 +527,21 @@ def test_a_mask_of_five_thousand_digits_is_a_text() -> None:
     """Python refuses to read such a number; it is no mask, and ends no data set."""
     assert pp.literal("1" * 5000) == "1" * 5000
     assert pp.literal("1 2,3") == [1, 2, 3]
+
+
+def test_a_run_tells_first_what_is_left_out_and_which_blend_words_do_not_occur(tmp_path: Path, jpeg: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    lines = [
+        "id,image,source,target,blend_source,blend_target",
+        "one,a.jpg,a Cat on grass,a dog on grass,cat,dog",
+        "two,a.jpg,a cat on grass,a dog on grass,cat,wolf",
+        "three,missing.jpg,a cat,a dog,,",
+    ]
+    (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
+    data = open_data(tmp_path)
+    left_out, without = before_a_run(data)
+    assert left_out.startswith("1 cases of ")
+    assert "(three: " in left_out
+    assert "(two: " in without
+    assert "wolf" in without
+    assert before_a_run(open_data("picturebook:10")) == ()

@@ -128,3 +128,16 @@ def _count(case: EditCase) -> Count:
         int(case.instruction is not None),
         int(case.open_true_edit is not None),
     )
+
+
+def before_a_run(data: Data) -> tuple[str, ...]:
+    """What is to be known before a run begins: cases that are left out, and cases that are used without a part of
+    theirs (blend words that do not occur, a mask that cannot be read). One sentence each; the first case is named."""
+    told: list[str] = []
+    for left_out, what in ((True, "are left out"), (False, "are used with a lack")):
+        found = [problem for problem in data.problems if problem.left_out is left_out]
+        if found:
+            first = f"{found[0].id}: {found[0].what}" if found[0].id else found[0].what
+            count = len({problem.id for problem in found})
+            told.append(f"{count} cases of {data.name} {what} ({first}); `reinvert bench check` lists them")
+    return tuple(told)

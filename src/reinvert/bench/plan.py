@@ -20,6 +20,7 @@ import reinvert
 from reinvert import recipes, registry
 from reinvert.backbones import loading
 from reinvert.bench.case import Data, EditCase
+from reinvert.bench.check import before_a_run
 from reinvert.bench.data import open_data
 from reinvert.bench.records import IMAGES, Records, read_about, write_about
 from reinvert.bench.scoring import COPY, ROUND_TRIP, TRUE_EDIT, Task
@@ -138,6 +139,8 @@ class Plan:
     """By the case's id."""
     name: str = ""
     """What the data is called, wherever it lies."""
+    warnings: tuple[str, ...] = ()
+    """What is to be known before it is begun."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -190,7 +193,16 @@ def make_plan(data: Data, spec: str, asked: Asked, dtype: str, code: str = "", p
         ]
         return Unit(tuple(batch), tuple(shared), tuple(cells))
 
-    return Plan(spec, asked, dtype, code, tuple(unit for unit in units() if unit.cells), fingerprints, data.name)
+    return Plan(
+        spec,
+        asked,
+        dtype,
+        code,
+        tuple(unit for unit in units() if unit.cells),
+        fingerprints,
+        data.name,
+        before_a_run(data),
+    )
 
 
 def open_plan(

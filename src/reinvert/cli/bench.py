@@ -109,6 +109,8 @@ def run_run(args: argparse.Namespace) -> int:
 
     def job(device: str) -> Job:
         plan = open_plan(out, args.data, asked, device=device, dtype=args.dtype, any_version=args.any_version)
+        for warning in plan.warnings:
+            say(warning, error=True)
         return Job(plan, out.resolve(), device, args.retry_failed)
 
     if count is not None:
