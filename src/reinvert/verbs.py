@@ -480,8 +480,8 @@ def prepared_edit(
     def case() -> Case:
         path, steps = trajectory.path.to(model.device), trajectory.walked
         mask = None if masks is None else cells(masks, (path.shape[-2], path.shape[-1]))
-        more = {"pixels": masks, "seed": seed, "grid_steps": trajectory.steps, "own": own, "kept": trajectory.kept}
-        return Case(model, trajectory.prompts, targets, steps, path, mask, **more)
+        grid, kept = trajectory.steps, trajectory.kept
+        return Case(model, trajectory.prompts, targets, steps, path, mask, masks, seed, grid, own, kept)
 
     for editor in editors:
         trajectory = editor.prepare(trajectory, case())
