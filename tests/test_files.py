@@ -276,6 +276,16 @@ def test_tensors_are_held_against_the_model(tiny, kept, tmp_path: Path, change, 
         reinvert.edit(tiny, read, target=TARGET, editor="prompt")
 
 
+@pytest.mark.parametrize("strength", [0, 1])
+def test_a_whole_number_is_a_share_too(tiny, picture, tmp_path: Path, strength: int) -> None:
+    path = reinvert.invert(tiny, picture, SOURCE, inversion="direct", steps=2)
+    assert path.pulled is not None
+    replace(path, pulled={**path.pulled, "strength": strength}).save(tmp_path / "a.trajectory.safetensors")
+    read = Trajectory.load(tmp_path / "a.trajectory.safetensors")
+    assert read.pulled == {**path.pulled, "strength": float(strength)}
+    assert len(reinvert.edit(tiny, read, target=TARGET, editor="prompt").images) == 1
+
+
 def test_a_full_disk_is_told_with_the_file(kept, tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))

@@ -366,7 +366,8 @@ class Trajectory:
             model=Fingerprint(header.model.config, tuple(header.model.probe)),
             null=Text(wide["null"], wide.get(_NULL_POOLED)) if "null" in wide else None,
             null_for_targets=header.null_for_targets,
-            pulled=said["pulled"],
+            # JSON has one kind of number: a share of 1 may be written as a whole one.
+            pulled=None if (p := header.pulled) is None else {**p.model_dump(), "strength": float(p.strength)},
             guidance=header.guidance,
             info=said["info"],
             times=tuple(said["times"]),
