@@ -20,6 +20,7 @@ from torch import Tensor
 from reinvert.editors.base import Case, Editor, cells
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
+from reinvert.inversions.base import held
 from reinvert.level import Moment
 from reinvert.loop import add_noise
 from reinvert.noise import draws
@@ -62,7 +63,7 @@ class BlendedLatent(Editor):
         levels = [model.level(time) for time in (times[:-1] if published else times[1:-1])]
         around = [add_noise(clean, n, level) for level, n in zip(levels, noise, strict=False)]
         around += [] if published else [clean]
-        pulled = {"strength": 1.0, "every": 1, "carry": "none"}
+        pulled = held(1.0)
         return replace(trajectory, path=torch.stack([*reversed(around), start]), times=times, pulled=pulled)
 
     def bind(self, case: Case) -> Hooks:

@@ -22,7 +22,7 @@ from torch import Tensor
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
-from reinvert.inversions.base import Inversion
+from reinvert.inversions.base import Inversion, held
 from reinvert.level import Moment
 from reinvert.loop import add_noise
 from reinvert.noise import draws
@@ -69,7 +69,7 @@ class DiffEdit(Editor):
         trajectory = trajectory.later(trajectory.walked - depth, case.model)
         if trajectory.pulled is None and not trajectory.kept:
             # The background is the inverted path; so held, the source costs no evaluation.
-            return replace(trajectory, pulled={"strength": 1.0, "every": 1, "carry": "none"})
+            return replace(trajectory, pulled=held(1.0))
         return trajectory
 
     def bind(self, case: Case) -> Hooks:

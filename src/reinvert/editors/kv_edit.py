@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
-from reinvert.features import FEATURES, name
+from reinvert.features import FEATURES, Part, name
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
 from reinvert.inversions.base import Inversion
 from reinvert.level import Moment
@@ -109,7 +109,7 @@ class _KVHooks(Hooks):
         if site.kind != "joint":
             return inner(q, k, v, site)
         inside = self.inside.to(q.device)[None, :, None, :, None]
-        k, v = (self._with_background(part, heads, inside, site) for part, heads in (("k", k), ("v", v)))
+        k, v = self._with_background("k", k, inside, site), self._with_background("v", v, inside, site)
         if self.background == 0:
             return inner(q, k, v, site)
         # One more dimension of queries and keys adds to the logits: (q', k') / sqrt(d + 1) = (q, k) / sqrt(d) + bias.
@@ -120,8 +120,8 @@ class _KVHooks(Hooks):
         q = torch.cat([q * ((width + 1) / width) ** 0.5, torch.full_like(q[..., :1], (width + 1) ** 0.5)], -1)
         return inner(q, torch.cat([k, bias * own], -1), v, site)
 
-    def _with_background(self, part: str, heads: Tensor, inside: Tensor, site: Site) -> Tensor:
-        kept = self.kept[name("k" if part == "k" else "v", site.moment, site.layer)].to(heads)
+    def _with_background(self, part: Part, heads: Tensor, inside: Tensor, site: Site) -> Tensor:
+        kept = self.kept[name(part, site.moment, site.layer)].to(heads)
         out = heads.clone()
         for row, branch in enumerate(site.branches):
             if branch > 0:

@@ -24,6 +24,7 @@ from reinvert.editors.attention import of_source
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Hooks, Kind, Layer, Site, sdpa
+from reinvert.inversions.base import held
 from reinvert.level import Moment
 from reinvert.text import Conditioning, Side, with_text
 from reinvert.trajectory import Trajectory
@@ -61,17 +62,17 @@ class PnP(Editor):
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
         if trajectory.pulled is not None:
             return trajectory
-        held = {"strength": 1.0, "every": 1, "carry": "none"}
+        anchor = held(1.0)
         if self.compat == "correct":
             # A step that moves two latents (EDICT) holds the source on both of its paths itself.
             two = len(trajectory.maker.begin(trajectory, 1, trajectory.path.device).latents) > 1
-            return trajectory if two else replace(trajectory, pulled=held)
+            return trajectory if two else replace(trajectory, pulled=anchor)
         if trajectory.kept or trajectory.times or trajectory.null is not None:
             raise ReinvertError(f"the published Plug-and-Play row has DDIM inversion, not {trajectory.inversion}")
         # The source's guidance is 1 in that render; its latents after each step stand in for those before it.
         rendered = [state.x[0] for _, state in replace(trajectory, source_guidance=1.0).walk(case.model)]
         path = torch.stack([trajectory.path[0].to(rendered[0]), *reversed(rendered)])
-        return replace(trajectory, path=path, pulled=held)
+        return replace(trajectory, path=path, pulled=anchor)
 
     def bind(self, case: Case) -> Hooks:
         steps, layers = case.steps, case.model.layers()

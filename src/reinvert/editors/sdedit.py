@@ -17,6 +17,7 @@ import torch
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
+from reinvert.inversions.base import held
 from reinvert.loop import add_noise
 from reinvert.noise import draws
 from reinvert.trajectory import Trajectory
@@ -45,7 +46,7 @@ class SDEdit(Editor):
         noise = next(draws(clean, case.seed))
         noised = [add_noise(clean, noise, model.level(time)) for time in reversed(times[:-1])]
         # An anchored source is not evaluated unless a joined editor reads it.
-        pulled = {"strength": 1.0, "every": 1, "carry": "none"}
+        pulled = held(1.0)
         return replace(trajectory, path=torch.stack([clean, *noised]), times=times, pulled=pulled)
 
     def bind(self, case: Case) -> Hooks:

@@ -202,6 +202,11 @@ def climb(
     return torch.stack(path)
 
 
+def held(strength: float) -> Mapping[str, Any] | None:
+    """The anchor of a source that is held on its path after every step (`Trajectory.pulled`); None lets it walk."""
+    return {"strength": strength, "every": 1, "carry": "none"} if strength > 0 else None
+
+
 def check_share(name: str, value: float) -> None:
     """Refuse a share that is none."""
     if not 0 <= value <= 1:

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, cast
 from reinvert.errors import ReinvertError
 from reinvert.features import FEATURES, PARTS, Injector, Part, Recorder, Where
 from reinvert.hooks import Hooks
-from reinvert.inversions.base import Inversion, Inverting, Source, check_share, climb
+from reinvert.inversions.base import Inversion, Inverting, Source, check_share, climb, held
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, Step
 from reinvert.steps import gap, midway
@@ -92,8 +92,7 @@ class FireFlow(Inversion):
             who="FireFlow inversion",
             hooks=recorder if self.inject else None,
         )
-        pulled = {"strength": self.strength, "every": 1, "carry": "none"} if self.strength > 0 else None
-        return self._trajectory(source, path, pulled=pulled, kept=recorder.kept)
+        return self._trajectory(source, path, pulled=held(self.strength), kept=recorder.kept)
 
     @property
     def keeps(self) -> Mapping[str, Kept]:

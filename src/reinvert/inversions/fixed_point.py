@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from reinvert.errors import ReinvertError
-from reinvert.inversions.base import Inversion, Inverting, Source, climb
+from reinvert.inversions.base import Inversion, Inverting, Source, climb, held
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State
 from reinvert.steps import along, direction
@@ -55,7 +55,7 @@ class FixedPoint(Inversion):
 
     def stages(self, source: Source) -> Inverting:
         path = yield from climb(source, self.inversion_guidance, self._up, who="fixed-point inversion")
-        pulled = {"strength": self.strength, "every": 1, "carry": "none"} if self.strength > 0 else None
+        pulled = held(self.strength)
         return self._trajectory(source, path, pulled=pulled)
 
     def _up(self, state: State, predict: Predictor, moment: Moment) -> State:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from reinvert.features import FEATURES, Recorder, Where
 from reinvert.hooks import Kind
-from reinvert.inversions.base import Inversion, Inverting, Source, check_depth, climb, grid_to
+from reinvert.inversions.base import Inversion, Inverting, Source, check_depth, climb, grid_to, held
 from reinvert.steps import explicit
 from reinvert.trajectory import Kept
 
@@ -47,8 +47,7 @@ class KVInv(Inversion):
         where = Where(source.steps)
         recorder = Recorder(where, where.layers(source.model.layers()), ("k", "v"), picture_only=True)
         path = yield from climb(source, self.inversion_guidance, explicit, times, who="KV inversion", hooks=recorder)
-        pulled = {"strength": 1.0, "every": 1, "carry": "none"}
-        return self._trajectory(source, path, pulled=pulled, times=times, kept=recorder.kept)
+        return self._trajectory(source, path, pulled=held(1.0), times=times, kept=recorder.kept)
 
     @property
     def keeps(self) -> Mapping[str, Kept]:

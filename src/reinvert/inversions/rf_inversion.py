@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 
 from reinvert.errors import ReinvertError
-from reinvert.inversions.base import Inversion, Inverting, Source, check_share, climb
+from reinvert.inversions.base import Inversion, Inverting, Source, check_share, climb, held
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, Step, add_noise
 from reinvert.steps import gap
@@ -86,8 +86,7 @@ class RFInversion(Inversion):
         path = yield from climb(silent, self.inversion_guidance, up, grid, who="RF-Inversion")
         levels = [model.level(time) for time in reversed(down)]
         line = torch.stack([add_noise(x0, path[-1], level) for level in levels])
-        pulled = {"strength": self.strength, "every": 1, "carry": "none"} if self.strength > 0 else None
-        return self._trajectory(source, line, pulled=pulled)
+        return self._trajectory(source, line, pulled=held(self.strength))
 
     def step(self, trajectory: Trajectory) -> Step:
         picture = trajectory.path[0]

@@ -16,9 +16,10 @@ from typing import ClassVar, Literal
 
 import torch
 
-from reinvert.inversions.base import Inversion, Inverting, Source, check_depth, check_share, climb, grid_to
+from reinvert.inversions.base import Inversion, Inverting, Source, check_depth, check_share, climb, grid_to, held
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State
+from reinvert.steps import gap
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class UniInv(Inversion):
         times = grid_to(source, self.depth)
         silent = replace(source, prompts=("",) * len(source.prompts)) if self.prompt == "empty" else source
         path = yield from climb(silent, self.inversion_guidance, self._up, times, who="Uni-Inv")
-        pulled = {"strength": self.strength, "every": 1, "carry": "none"} if self.strength > 0 else None
-        return self._trajectory(source, path, pulled=pulled, times=times)
+        return self._trajectory(source, path, pulled=held(self.strength), times=times)
 
     def _up(self, state: State, predict: Predictor, moment: Moment) -> State:
         if state.memory:
@@ -65,7 +65,7 @@ class UniInv(Inversion):
             velocity = torch.zeros_like(state.x)
         else:
             velocity = predict.answer(state.x, moment.asking(moment.t))
-        h = moment.next_level.noise - moment.level.noise
+        h = gap(moment)
         upper = moment.asking(moment.s, moment.next_level, evaluation=1)
         velocity = predict.answer(state.x + h * velocity, upper)
         return replace(state, latents=(state.x + h * velocity,), memory=(velocity,))
