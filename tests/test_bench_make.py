@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from reinvert.bench.data import open_data
+from reinvert.bench.data.fixed import FOLDERS, place_of
 from reinvert.bench.data.masks import with_border
 from reinvert.bench.data.picturebook import Drawing, blend_of, case_of
-from reinvert.bench.make import FOLDERS, counts_of, place_of, write
+from reinvert.bench.make import counts_of, write
 from reinvert.errors import ReinvertError
 from reinvert.picturebook.edits import sample_edits
 
@@ -91,6 +92,7 @@ def test_it_reads_back_as_it_was_drawn(made: Path) -> None:
         assert truth is not None
         assert truth.tobytes() == true.convert("RGB").tobytes()
         assert case.id.startswith(place_of(edit)[0])
+        assert case.attributes() == direct.attributes()
 
 
 def test_the_same_seed_writes_the_same_bytes(made: Path, tmp_path: Path) -> None:

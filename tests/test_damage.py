@@ -52,7 +52,7 @@ def read_data(folder: Path) -> None:
         assert (problem.id + problem.what).isprintable(), problem
         assert len(problem.what) <= 300, problem
     for case in data.cases:
-        for read in (case.open_picture, case.open_mask, case.open_true_edit, case.open_bytes):
+        for read in (case.open_picture, case.open_mask, case.open_true_edit, case.open_bytes, case.open_attributes):
             said = _sentence(read) if read is not None else ""
             assert said.isprintable()
             assert len(said) <= 300, said
@@ -87,13 +87,22 @@ COCO = {
 }
 PIE_FILES = {f"{where}/{n}.png": _png(n) for where in ("annotation_images", "true_edits") for n in (1, 2)}
 ABOUT = {"data": "picturebook", "size": 32}
+SHOWN = {f"00000{n}": {"before": {"only.kind": "cat"}, "after": {"only.kind": "dog"}} for n in (1, 2)}
 DATA = {
-    "pie": Specimen("pie", {"mapping_file.json": PIE, "picturebook.json": ABOUT}, _json, read_data, PIE_FILES),
+    "pie": Specimen(
+        "pie",
+        {"mapping_file.json": PIE, "picturebook.json": ABOUT, "attributes.json": SHOWN},
+        _json,
+        read_data,
+        PIE_FILES,
+    ),
     "csv": Specimen("csv", {"cases.csv": TABLE}, _csv, read_data, PNG),
     "jsonl": Specimen("jsonl", {"cases.jsonl": ROWS}, _json_lines, read_data, PNG),
     "coco": Specimen("coco", {"captions_val.json": COCO}, _json, read_data, PNG),
 }
-GIVEN = ("mapping_file.json", "picturebook.json", "cases.csv", "cases.jsonl", "captions_val.json")
+GIVEN = (
+    "mapping_file.json", "picturebook.json", "attributes.json", "cases.csv", "cases.jsonl", "captions_val.json",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("which", sorted(DATA))

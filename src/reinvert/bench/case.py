@@ -23,6 +23,8 @@ UNTYPED: Final = "other"
 
 Mask = NDArray[np.bool_]
 Opener = Callable[[], Image.Image]
+Attributes = Mapping[str, str]
+"""What a picture shows, by the head of the judge that reads it (`picturebook.reader.HEADS`)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class EditCase:
     target_marked: tuple[str, ...] = ()
     open_mask: Callable[[], Mask] | None = field(default=None, repr=False)
     open_true_edit: Opener | None = field(default=None, repr=False)
+    open_attributes: Callable[[], tuple[Attributes, Attributes]] | None = field(default=None, repr=False)
+    """What the picture and its true edit show, where that is known: a judge can then say whether an edit is right."""
     open_bytes: Callable[[], bytes] | None = field(default=None, repr=False)
     """The picture's file, which the fingerprint is made of; without it, its pixels."""
 
@@ -71,9 +75,13 @@ class EditCase:
         """The picture that the edit should give, RGB at the picture's size, where that is known."""
         return None if self.open_true_edit is None else self.open_true_edit()
 
+    def attributes(self) -> tuple[Attributes, Attributes] | None:
+        """What the picture shows, and what its true edit shows."""
+        return None if self.open_attributes is None else self.open_attributes()
+
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of everything that is asked: the picture's bytes, prompts, words, type and mask.
+        """A hash of everything that is asked: the picture's bytes, prompts, words, type, mask and attributes.
 
         It stays the same for the same files on another machine and with other versions of the libraries.
         """
@@ -88,7 +96,17 @@ class EditCase:
         mask = self.mask()
         if mask is not None:
             told.update(repr(mask.shape).encode() + np.packbits(mask).tobytes())
+        attributes = self.attributes()
+        if attributes is not None:
+            told.update(repr([sorted(shown.items()) for shown in attributes]).encode())
         return told.hexdigest()[:16]
+
+
+def content_hash(fingerprints: Mapping[str, str]) -> str:
+    """A hash of a set of cases, given by their ids and fingerprints in any order: two runs with the same hash were
+    asked the same."""
+    told = "\n".join(f"{name} {found}" for name, found in sorted(fingerprints.items()))
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -123,5 +141,5 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all cases."""
-        return hashlib.sha256("".join(case.fingerprint for case in self.cases).encode()).hexdigest()[:16]
+        """A hash of all cases; see `content_hash`."""
+        return content_hash({case.id: case.fingerprint for case in self.cases})

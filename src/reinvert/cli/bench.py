@@ -22,7 +22,7 @@ from reinvert.models import check_device, check_dtype
 if TYPE_CHECKING:
     from reinvert.bench.plan import Plan
 
-DATA_HELP = "a folder (PIE-Bench, PIE-Bench++, TI2I, COCO captions, your own), or picturebook:100"
+DATA_HELP = "a folder (PIE-Bench, PIE-Bench++, TI2I, COCO captions, your own), picturebook:v1, or picturebook:100"
 RECENT = 20
 """How many of the newest records tell how fast a run is going."""
 
@@ -270,12 +270,12 @@ def run_check(args: argparse.Namespace) -> int:
 
 def configure_make(parser: argparse.ArgumentParser) -> None:
     from reinvert.bench import make
+    from reinvert.bench.data import fixed
 
     parser.add_argument("out", metavar="OUT", help="a new folder")
-    parser.add_argument(
-        "--count", type=positive, default=100, metavar="N", help="how many cases, of all ten types [100]"
-    )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="which scenes [0]")
+    parser.add_argument("--set", choices=fixed.SETS, help="700 cases that never change; without it, drawn by a seed")
+    parser.add_argument("--count", type=positive, metavar="N", help="how many cases, of all ten types [100]")
+    parser.add_argument("--seed", type=seed, metavar="N", help="which scenes [0]")
     parser.add_argument("--size", type=whole, default=make.SIZE, metavar="PIXELS", help=f"side [{make.SIZE}]")
     parser.add_argument(
         "--way",
@@ -289,8 +289,10 @@ def configure_make(parser: argparse.ArgumentParser) -> None:
 def run_make(args: argparse.Namespace) -> int:
     from reinvert.bench import make
 
-    more = {"seed": args.seed, "size": args.size, "way": args.way, "pictures": args.pictures}
-    make.write(args.out, args.count, **more)
+    if args.set and (args.count, args.seed) != (None, None):
+        raise ReinvertError(f"the set {args.set} is always the same; leave --count and --seed out")
+    more: dict[str, Any] = {"size": args.size, "way": args.way, "pictures": args.pictures, "fixed": args.set or ""}
+    make.write(args.out, args.count or 100, seed=args.seed or 0, **more)
     say(args.out)
     return 0
 

@@ -260,3 +260,33 @@ def sample_edits(
         sample_edit(Random(f"edit {seed} {i} {cycle[i % len(cycle)]}"), cycle[i % len(cycle)], unseen=unseen)
         for i in range(count)
     ]
+
+
+def sample_pair_edit(rng: Random, type_id: int, *, unseen: bool = False) -> Edit:
+    """A random edit of a scene with two things of different kinds: of one of the two, of the background or of the
+    style. Types that add or delete an object are those of `sample_edit`, whose scenes have two things now and then."""
+    if type_id in (2, 3) or type_id not in EDIT_TYPES:
+        return sample_edit(rng, type_id, unseen=unseen)
+    change = CHANGES.get(type_id, _random)
+    while True:
+        things = tuple(_said(sample_thing(rng, x, 0.19)) for x in (0.27, 0.73))
+        style = rng.choice(STYLES) if type_id == 9 else STYLES[0]
+        source = Scene(things, rng.choice(BACKGROUNDS), style, rng.randrange(1_000_000))
+        index = rng.randrange(2)
+        made = change(rng, replace(source, things=(things[index],)))
+        if made is None or len(made.target.things) != 1:
+            continue
+        if type_id == 0 and made.target.background != source.background:  # the instruction would name one thing only
+            continue
+        after = tuple(made.target.things[0] if i == index else thing for i, thing in enumerate(things))
+        target = replace(made.target, things=after)
+        if any(len({thing.kind for thing in scene.things}) < 2 for scene in (source, target)):
+            continue  # a word of the prompt would mean both
+        if things[index].wearing != made.target.things[0].wearing and things[1 - index].wearing:
+            continue  # and so would "the hat"
+        if unseen and not (held_out(source) and held_out(target)):
+            continue
+        told = made.instruction
+        if type_id == 8:
+            told = told.replace(f"the {things[index].kind}", " and ".join(f"the {thing.kind}" for thing in things))
+        return Edit(type_id, EDIT_TYPES[type_id], source, target, made.source_words, made.target_words, told)

@@ -23,7 +23,8 @@ KNOWN: Final = (
 def open_data(spec: str | os.PathLike[str]) -> Data:
     """The cases of a data set.
 
-    `picturebook:100?seed=3` draws 100 cases. A folder is what the files in it say: PIE-Bench (`mapping_file.json`),
+    `picturebook:v1` and `picturebook:v1-heldout` are sets that never change, and `picturebook:100?seed=3` draws 100
+    cases. A folder is what the files in it say: PIE-Bench (`mapping_file.json`),
     TI2I (`mapping_file_ti2i_benchmark.json`), one's own (`cases.csv` or `cases.jsonl`), COCO captions
     (`captions_*.json`) or PIE-Bench++ (`*.parquet`), in this order; the path of such a file chooses it. The heads of
     pictures are read, not their pixels (`bench.check` reads those). What is wrong with single cases is in `problems`;

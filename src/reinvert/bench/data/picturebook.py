@@ -9,7 +9,8 @@ from typing import Final
 
 from PIL import Image
 
-from reinvert.bench.case import Data, EditCase, Mask
+from reinvert.bench.case import Attributes, Data, EditCase, Mask
+from reinvert.bench.data import fixed
 from reinvert.bench.data.common import bracketed, marked
 from reinvert.errors import ReinvertError
 from reinvert.picturebook.draw import SIZE, draw, true_edit
@@ -47,24 +48,36 @@ class Drawing:
         times = self.size // self._drawn
         return self._shown(picture), mask.repeat(times, 0).repeat(times, 1)
 
+    def attributes(self) -> tuple[Attributes, Attributes]:
+        """What a perfect judge reads in the picture and in the true edit."""
+        from reinvert.picturebook.reader import truth  # it imports torch, which whoever lists cases does not wait for
+
+        return truth(self.edit.source), truth(self.edit.target)
+
     def _shown(self, picture: Image.Image) -> Image.Image:
         return picture.resize((self.size, self.size), Image.Resampling.NEAREST)
 
 
 def read(spec: str) -> Data:
     """`picturebook:100`: so many held-out edits, the types taking turns; `?seed=3&size=128&types=1,6` after it.
+    `picturebook:v1` and `picturebook:v1-heldout`: the fixed sets (`bench.data.fixed`), with `?size=` alone.
 
     The same seed and types give the same edits, whatever the count.
     """
-    told = re.fullmatch(rf"{NAME}(?::(\d+))?(?:\?(.*))?", spec)
+    told = re.fullmatch(rf"{NAME}(?::(\d+|v\d+[a-z-]*))?(?:\?(.*))?", spec)
     if told is None:
-        raise ReinvertError(f"{spec!r} is no data; write {NAME}:100 or {NAME}:100?seed=3")
-    given = {"seed": "0", "size": str(SIZE), "types": ",".join(map(str, EDIT_TYPES))}
+        raise ReinvertError(f"{spec!r} is no data; write {NAME}:v1, {NAME}:100 or {NAME}:100?seed=3")
+    is_fixed = told[1] is not None and told[1].startswith("v")
+    given = {"size": str(SIZE)}
+    if not is_fixed:
+        given |= {"seed": "0", "types": ",".join(map(str, EDIT_TYPES))}
     for part in filter(None, (told[2] or "").split("&")):
         name, _, value = part.partition("=")
         if name not in given:
-            raise ReinvertError(f"{NAME} has no {name!r}; after ? come {', '.join(given)}")
+            raise ReinvertError(f"{NAME} has no {name!r} here; after ? come {', '.join(given)}")
         given[name] = value
+    if is_fixed:
+        return _fixed(told[1], _number(given["size"], "size"))
     count, seed, size = int(told[1] or 100), _number(given["seed"], "seed"), _number(given["size"], "size")
     types = tuple(_number(part, "types") for part in given["types"].split(","))
     check(count, size, types)
@@ -73,6 +86,13 @@ def read(spec: str) -> Data:
     edits = sample_edits(count, types, seed, unseen=True)
     cases = tuple(case_of(Drawing(edit, size), f"{edit.type_id}{index:05d}") for index, edit in enumerate(edits))
     return Data(f"{NAME}:{count}?{'&'.join(shown)}", cases)
+
+
+def _fixed(name: str, size: int) -> Data:
+    check(1, size)
+    cases = tuple(case_of(Drawing(edit, size), key) for key, edit in fixed.edits_of(name))
+    shown = f"?size={size}" * (size != SIZE)
+    return Data(f"{NAME}:{name}{shown}", cases, about={"data": f"{NAME}:{name}", "content": fixed.content(name)})
 
 
 def check(count: int, size: int, types: Sequence[int] = tuple(EDIT_TYPES)) -> None:
@@ -102,6 +122,7 @@ def case_of(drawing: Drawing, name: str) -> EditCase:
         target_marked=marked(after),
         open_mask=drawing.mask,
         open_true_edit=drawing.true_edit,
+        open_attributes=drawing.attributes,
     )
 
 
