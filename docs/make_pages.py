@@ -17,13 +17,12 @@ import torch
 import reinvert
 from reinvert import pairs, registry
 from reinvert.backbones import Backbone
-from reinvert.cli.flags import flag_of
 from reinvert.cli.gallery import Row, made, rows
-from reinvert.cli.values import show
 from reinvert.errors import ReinvertError
 from reinvert.image import contact_sheet, save_image
 from reinvert.picturebook.edits import Edit, sample_edit
 from reinvert.registry import Group
+from reinvert.values import flag_of, show
 
 FOLDER = Path(__file__).parent / "methods"
 GROUPS: tuple[Group, ...] = ("inversions", "editors", "trained")

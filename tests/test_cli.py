@@ -20,10 +20,10 @@ from reinvert import registry
 from reinvert.backbones import loading
 from reinvert.cli import build_parser, main, program
 from reinvert.cli.flags import PREFIX, Chosen
-from reinvert.cli.values import kind_of, show
 from reinvert.differences import edited_region, grown, psnr
 from reinvert.errors import ReinvertError
 from reinvert.image import fit_mask, plan_fit
+from reinvert.values import kind_of, show
 
 SOURCE, TARGET = "a cat sitting on a table", "a dog sitting on a table"
 GROUPS = ("inversions", "editors")

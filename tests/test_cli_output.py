@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from test_cli import SOURCE, Say, edit, here, say  # noqa: F401  # fixtures
 
-from reinvert.cli.output import check_outputs, read_sidecar, sidecar_of, write_picture
 from reinvert.errors import ReinvertError
 from reinvert.image import write_together
+from reinvert.outputs import check_outputs, read_sidecar, sidecar_of, write_picture
 
 SUFFIXES = (".png", ".jpg")
 

@@ -7,11 +7,13 @@ touch keeps the original's own pixels instead of the VAE's rendering of them.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from reinvert.image import Fit, paste_back
 
 if TYPE_CHECKING:
     from reinvert.verbs import Result
@@ -48,6 +50,20 @@ def edited_region(result: Result, index: int = 0) -> tuple[Mask, Origin]:
         height, width = cells.shape
         return cells.repeat(edited.height // height, 0).repeat(edited.width // width, 1), "blended cells"
     return changed_pixels(result.reconstruction, edited), "changed pixels"
+
+
+def pasted(
+    original: Image.Image, result: Result, index: int, fit: Fit, mask: Image.Image | None = None
+) -> tuple[Image.Image, dict[str, Any]]:
+    """One target of an edit in its original, whose own pixels are kept outside the mask, or else outside what the edit
+    changed; with the region's origin and its share of the picture, as a sidecar tells them."""
+    if mask is not None:
+        region, origin = mask, "the given mask"
+        share = sum(mask.histogram()[128:]) / (mask.width * mask.height)
+    else:
+        region, origin = edited_region(result, index)
+        share = float(region.mean())
+    return paste_back(original, result.images[index], fit, region), {"from": origin, "share": round(share, 4)}
 
 
 def changed_pixels(a: Image.Image, b: Image.Image) -> Mask:

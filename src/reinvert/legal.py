@@ -1,8 +1,9 @@
-"""Which inversion goes with which editor, as far as their class variables tell: known without importing either."""
+"""Which inversion goes with which editor, and which is usual, as far as their class variables tell: known without
+importing either."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,14 @@ def check_names(inversion: str, editors: Sequence[str], *, masked: bool, guidanc
     )
     if told:
         raise ReinvertError(told)
+
+
+def usual_inversion(editors: Collection[str]) -> str:
+    """The inversion that is meant where none is named, of editors by name: `verbs.usual_inversion` without torch."""
+    if any(registry.variable("editors", name, "draws_start") for name in editors):
+        return "none"
+    usual = [registry.variable("editors", name, "usual_inversion") for name in editors]
+    return next((name for name in usual if name != "direct"), "direct")
 
 
 @dataclass(frozen=True)

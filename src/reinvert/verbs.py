@@ -585,6 +585,21 @@ def wants_blend(editors: Sequence[Editor], blended: bool, masked: bool) -> bool:
     return blended or (masked and not any(editor.takes_mask or editor.needs_mask for editor in editors))
 
 
+def blended(
+    editors: Sequence[Editor],
+    words: tuple[str, str] | None,
+    masked: bool,
+    make: Callable[[], LocalBlend] = LocalBlend,
+) -> tuple[Editor, ...]:
+    """The editors, and local_blend (as `make` gives it) where blend words or a mask ask for it, with those words."""
+    added = [*editors, make()] if wants_blend(editors, words is not None, masked) else list(editors)
+    if words is None:
+        return tuple(added)
+    before, after = map(_words, words)
+    mine = [replace(e, source_words=before, target_words=after) if isinstance(e, LocalBlend) else e for e in added]
+    return tuple(mine)
+
+
 def _editors(
     editor: EditorLike, arguments: Mapping[str, Any], blended: bool, masked: bool, boosted: bool
 ) -> tuple[Editor, ...]:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from reinvert.cli.bench_report import configure_report, configure_score, run_report, run_score
 from reinvert.cli.terminal import console, say
-from reinvert.cli.values import number, positive, seed, steps, whole
 from reinvert.errors import ReinvertError
 from reinvert.models import check_device, check_dtype
+from reinvert.values import number, positive, seed, steps, whole
 
 if TYPE_CHECKING:
     from reinvert.bench.plan import Plan

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reinvert.cli.terminal import console, say
-from reinvert.cli.values import positive, seed
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
+from reinvert.values import positive, seed
 
 if TYPE_CHECKING:
     from reinvert.bench.scoring import Run

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from PIL import Image
 
-from reinvert.cli.output import file_record, read_sidecar
 from reinvert.cli.progress import waiting
 from reinvert.cli.terminal import say
-from reinvert.cli.values import number, positive, seed, steps, text
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.trajectory import SUFFIX
 from reinvert.image import MAX_PIXELS, FitMode, open_image, to_image
 from reinvert.models import BUNDLED, check_device, check_dtype, check_name, check_steps, loras_of, usual_of
+from reinvert.outputs import file_record, read_sidecar
+from reinvert.values import number, positive, seed, steps, text
 
 if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are answered before
     from reinvert.backbones import Backbone

@@ -10,12 +10,13 @@ from PIL import Image
 
 from reinvert import legal, registry
 from reinvert.cli.common import load_model, model_name
-from reinvert.cli.flags import Chosen, usual_inversion
-from reinvert.cli.output import provenance, write_picture
+from reinvert.cli.flags import Chosen
 from reinvert.cli.progress import progress_bar
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
 from reinvert.image import contact_sheet
+from reinvert.legal import usual_inversion
+from reinvert.outputs import provenance, write_picture
 from reinvert.registry import Group
 
 if TYPE_CHECKING:  # they import torch
@@ -76,11 +77,14 @@ def run(job: Job, chosen: Chosen, output: Path) -> None:
     """Rows: the reconstruction, then one per target. An inversion that several columns share is run once."""
     compared, args = columns(job, chosen), job.args
     from reinvert import verbs
-    from reinvert.cli.explain import check_words
+    from reinvert.backbones.loading import load_tokenizer
+    from reinvert.editors.base import check_words
 
     name = model_name(args, job.given)
     for column in compared:
-        check_words(name, job.given.source, job.targets, column.editors, args.tokenizer)
+        check_words(
+            lambda: load_tokenizer(name, tokenizer=args.tokenizer), job.given.source, job.targets, column.editors
+        )
     model = load_model(args, job.given)
     results: list[verbs.Result] = []
     trajectories: dict[str, Trajectory] = {}
@@ -110,7 +114,7 @@ def run(job: Job, chosen: Chosen, output: Path) -> None:
             results.append(job.edit(model, trajectories[key], column.inversion, column.editors, watch))
     sheet = _sheet(job, compared, results)
     runs = [{"name": c.name, **job.about(r, model)} for c, r in zip(compared, results, strict=True)]
-    shared = {"input", "mask", "device", *provenance(args)}
+    shared = {"input", "mask", "device", *provenance(args.command_line)}
     about = {k: v for k, v in job.about(results[0], model).items() if k in shared}
     own = [{k: v for k, v in r.items() if k not in shared} for r in runs]
     write_picture(sheet, output, {**about, "inversions": inverted, "compared": own})

@@ -12,15 +12,15 @@ import numpy as np
 from PIL import Image
 
 from reinvert.cli.common import add_model_options, check_model_options, load_model, tell
-from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, write_picture
 from reinvert.cli.progress import progress_bar
-from reinvert.cli.values import number, steps
 from reinvert.differences import psnr
 from reinvert.errors import ReinvertError
 from reinvert.image import contact_sheet
+from reinvert.outputs import PICTURE_SUFFIXES, check_outputs, device_name, provenance, write_picture
 from reinvert.picturebook.caption import scene_json
 from reinvert.picturebook.draw import draw, true_edit
 from reinvert.picturebook.scene import Scene, Thing
+from reinvert.values import number, steps
 
 if TYPE_CHECKING:
     from reinvert import verbs
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args)
     args.guidance = verbs.usual(model, args.steps, args.guidance)[1]
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"device": device_name(model.device), **provenance(args)}
+    about = {"device": device_name(model.device), **provenance(args.command_line)}
     rows: list[list[Image.Image | None]] = []
     told: list[dict[str, Any]] = []
     inverted: dict[Scene, verbs.Trajectory] = {}  # one inversion, any number of edits

@@ -7,14 +7,14 @@ from pathlib import Path
 from random import Random
 
 from reinvert.cli.common import output_path, tell
-from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, provenance, write_picture
-from reinvert.cli.values import seed, text, whole
 from reinvert.errors import ReinvertError
 from reinvert.files import read_text, shown
+from reinvert.outputs import PICTURE_SUFFIXES, check_outputs, provenance, write_picture
 from reinvert.picturebook.caption import read_caption, read_scene, scene_json
 from reinvert.picturebook.draw import SIZE, draw
 from reinvert.picturebook.picture import check_size
 from reinvert.picturebook.scene import Scene, sample_scene
+from reinvert.values import seed, text, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     output = output_path(args, "scene.png")
     check_outputs([output], [_scene_file(args.scene)], PICTURE_SUFFIXES)
     scene = chosen_scene(args)
-    about = {"caption": scene.caption, "scene": scene_json(scene), "seed": args.seed, **provenance(args)}
+    about = {"caption": scene.caption, "scene": scene_json(scene), "seed": args.seed, **provenance(args.command_line)}
     write_picture(draw(scene, args.size), output, about)
     tell([output])
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,15 @@ from reinvert.cli.common import (
     output_path,
     tell,
 )
-from reinvert.cli.flags import Chosen, add_method_flags, usual_inversion
+from reinvert.cli.flags import Chosen, add_method_flags
 from reinvert.cli.job import open_job, picture_of
-from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, numbered, write_pictures
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.recipe import defaults_of
-from reinvert.cli.values import text
 from reinvert.errors import ReinvertError
+from reinvert.legal import usual_inversion
+from reinvert.outputs import PICTURE_SUFFIXES, check_outputs, numbered, write_pictures
 from reinvert.registry import Group
+from reinvert.values import text
 
 if TYPE_CHECKING:
     from reinvert.backbones import Backbone
@@ -129,12 +131,14 @@ def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | N
         asked = args.inversion or usual_inversion(names)
         legal.check_names(asked, names, masked=args.mask is not None, guidance=args.guidance)
     chosen.check(groups)
+    from reinvert.backbones.loading import load_tokenizer
     from reinvert.cli import explain
+    from reinvert.editors.base import check_words
 
     inversion, editors = job.methods(chosen, args.inversion, args.editor or "p2p")
     chosen.check(groups)
     name = model_name(args, job.given)
-    explain.check_words(name, job.given.source, job.targets, editors, args.tokenizer)
+    check_words(partial(load_tokenizer, name, tokenizer=args.tokenizer), job.given.source, job.targets, editors)
     if args.explain:
         explain.run(name, job.given, job.targets, editors, args.steps, args.any_words, args.tokenizer)
         return []

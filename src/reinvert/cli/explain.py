@@ -1,47 +1,19 @@
-"""`--explain`, and the check of words: both need a model's tokenizer and nothing else of it."""
+"""`--explain`: it needs a model's tokenizer and nothing else of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, cast
+from collections.abc import Sequence
 
 from reinvert import prompts
 from reinvert.backbones.loading import load_tokenizer, load_world
 from reinvert.cli.common import Given
 from reinvert.cli.terminal import say
-from reinvert.cli.values import show
 from reinvert.editors.base import Editor
 from reinvert.editors.p2p import P2P
 from reinvert.errors import ReinvertError
 from reinvert.models import Usual, usual_of
-from reinvert.words import DEFAULT, explain_table, self_window, word_positions
-
-
-def check_words(
-    model: str, source: str, targets: Sequence[str], editors: Sequence[Editor], tokenizer_folder: str | None = None
-) -> None:
-    """Refuse a word that does not occur in its prompt, naming those that do, before the model is loaded.
-
-    An editor says which of its fields hold words of the source and of the targets; whatever is given word by word
-    (boost, cross windows) belongs to the targets.
-    """
-    tokenizer: Any = None
-    for editor in editors:
-        for field in fields(editor):
-            value, told = getattr(editor, field.name), targets
-            if isinstance(value, Mapping):
-                wanted = [word for word in cast(Mapping[str, object], value) if word != DEFAULT]
-            elif field.name in (*editor.words_of_source, *editor.words_of_target):
-                wanted = list(cast(tuple[str, ...], value))
-                told = [source] if field.name in editor.words_of_source else targets
-            else:
-                continue
-            if wanted and tokenizer is None:
-                tokenizer = load_tokenizer(model, tokenizer=tokenizer_folder)
-            for prompt in told:
-                for word in wanted:
-                    word_positions(tokenizer, prompt, word)
+from reinvert.values import show
+from reinvert.words import explain_table, self_window
 
 
 def run(

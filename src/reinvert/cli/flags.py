@@ -11,18 +11,15 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from reinvert import registry
-from reinvert.cli.values import Kind, kind_of, show
 from reinvert.errors import ReinvertError
+from reinvert.legal import usual_inversion
 from reinvert.registry import Argument, Group
+from reinvert.values import Kind, flag_of, kind_of, show
 
 GROUPS: Final[tuple[Group, ...]] = ("inversions", "editors")
 
 PREFIX: Final = "method:"
 """Of these flags' names in the namespace, so that no field can take the place of another option."""
-
-
-def flag_of(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def add_method_flags(parser: argparse.ArgumentParser, groups: tuple[Group, ...] = GROUPS) -> None:
@@ -129,14 +126,6 @@ class Chosen:
                     f"{flag_of(typed)} belongs to {' and '.join(owners)}, which {'is' if is_one else 'are'} not used "
                     f"here; choose {'it' if is_one else 'one'} or leave the option out"
                 )
-
-
-def usual_inversion(editors: Collection[str]) -> str:
-    """The inversion that is meant where none is named, of editors by name: `verbs.usual_inversion` without torch."""
-    if any(registry.variable("editors", name, "draws_start") for name in editors):
-        return "none"
-    usual = [registry.variable("editors", name, "usual_inversion") for name in editors]
-    return next((name for name in usual if name != "direct"), "direct")
 
 
 def _fields(name: str) -> list[tuple[str, Argument]]:

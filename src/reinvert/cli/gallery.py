@@ -13,14 +13,14 @@ from PIL import Image
 
 from reinvert import registry
 from reinvert.cli.common import add_model_options, check_model_options, load_model, tell
-from reinvert.cli.flags import usual_inversion
-from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, provenance, read_sidecar, write_picture
 from reinvert.cli.progress import progress_bar
-from reinvert.cli.values import number, positive, seed, steps
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
 from reinvert.image import contact_sheet, open_image
+from reinvert.legal import usual_inversion
+from reinvert.outputs import PICTURE_SUFFIXES, check_outputs, device_name, provenance, read_sidecar, write_picture
 from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edit
+from reinvert.values import number, positive, seed, steps
 
 if TYPE_CHECKING:
     from reinvert import verbs
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         [edit.truth(model.image_size)[0] for edit in edits],
     ]
     told: list[dict[str, Any]] = []
-    about = {"device": device_name(model.device), **provenance(args)}
+    about = {"device": device_name(model.device), **provenance(args.command_line)}
     with progress_bar(args.quiet) as watch:
         for row in wanted:
             cells = [_cell(model, row, index, edit, args, about, watch) for index, edit in enumerate(edits)]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from reinvert import recipes, registry
 from reinvert.cli.common import add_max_pixels, check_model_options, output_path, tell
-from reinvert.cli.flags import flag_of
-from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, file_record, provenance, write_picture
 from reinvert.cli.progress import progress_bar, waiting
-from reinvert.cli.values import kind_of, seed, text
 from reinvert.errors import ReinvertError
 from reinvert.image import open_image, open_mask
+from reinvert.outputs import PICTURE_SUFFIXES, check_outputs, device_name, file_record, provenance, write_picture
+from reinvert.values import flag_of, kind_of, seed, text
 
 if TYPE_CHECKING:
     from reinvert.trained.base import Trained
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         "device": device_name(pipe.device),
         "seconds": result.seconds,
         "forwards": result.forwards,
-        **provenance(args),
+        **provenance(args.command_line),
     }
     write_picture(result.image, output, about)
     tell([output])

@@ -15,11 +15,11 @@ from reinvert.cli.common import (
     tell,
 )
 from reinvert.cli.flags import Chosen, add_method_flags
-from reinvert.cli.output import check_outputs, device_name, memory_record, provenance, sidecar_of, sidecar_writer
 from reinvert.cli.progress import progress_bar
 from reinvert.errors import ReinvertError
 from reinvert.files.trajectory import SUFFIX
 from reinvert.image import write_together
+from reinvert.outputs import check_outputs, device_name, memory_record, provenance, sidecar_of, sidecar_writer
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         "seconds": round(seconds, 3),
         "forwards": spent.forwards,
         "backwards": spent.backwards,
-        **provenance(args),
+        **provenance(args.command_line),
     }
     write_together({output: trajectory.writer(half=args.half), sidecar_of(output): sidecar_writer(output, about)})
     tell([output])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,11 @@ from PIL import Image
 
 from reinvert import registry
 from reinvert.cli.common import Given, open_given
-from reinvert.cli.output import device_name, file_record, memory_record, provenance
 from reinvert.cli.recipe import settle
-from reinvert.differences import edited_region
+from reinvert.differences import pasted
 from reinvert.errors import ReinvertError
-from reinvert.image import open_mask, paste_back
+from reinvert.image import open_mask
+from reinvert.outputs import device_name, file_record, memory_record, provenance
 from reinvert.recipes import Recipe
 
 if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are answered before
@@ -44,19 +45,13 @@ class Job:
     def methods(self, chosen: Chosen, inversion: str | None, editor: str) -> tuple[Inversion, tuple[Editor, ...]]:
         """The inversion, and the editors with local_blend where blend words or a mask ask for it."""
         from reinvert import verbs
-        from reinvert.editors.local_blend import LocalBlend
 
         names = [str(name) for name in verbs.editor_names(editor)]
         editors: list[Editor] = [chosen.make("editors", name) for name in names]
         inverts: Inversion = chosen.make("inversions", inversion or verbs.usual_inversion(editors))
-        if verbs.wants_blend(editors, self.args.blend is not None, self.mask is not None):
-            editors.append(chosen.make("editors", "local_blend"))
-        if self.args.blend is not None:
-            before, after = (tuple(w.strip() for w in given.split(",") if w.strip()) for given in self.args.blend)
-            editors = [
-                replace(e, source_words=before, target_words=after) if isinstance(e, LocalBlend) else e for e in editors
-            ]
-        return inverts, tuple(editors)
+        words = None if self.args.blend is None else (self.args.blend[0], self.args.blend[1])
+        make = partial(chosen.make, "editors", "local_blend")
+        return inverts, verbs.blended(editors, words, self.mask is not None, make)
 
     def editor_names(self, editor: str) -> list[str]:
         """The editors that will be used: those that were named, and local_blend where words or a mask ask for it."""
@@ -109,7 +104,7 @@ class Job:
             "forwards": result.forwards,
             "backwards": result.backwards,
             **({} if self.recipe is None else {"recipe": self.recipe.name}),
-            **provenance(args),
+            **provenance(args.command_line),
         }
 
 
@@ -134,18 +129,8 @@ def open_job(args: argparse.Namespace) -> Job:
 
 def picture_of(job: Job, result: verbs.Result, index: int) -> tuple[Image.Image, dict[str, Any] | None]:
     """The picture to write, and with --paste-back where it was edited and how that is known."""
-    edited = result.images[index]
     if not job.args.paste_back:
-        return edited, None
+        return result.images[index], None
     assert job.given.picture is not None
     assert result.fit is not None
-    if job.mask is not None:
-        region, origin = job.mask, "the given mask"
-        share = sum(region.histogram()[128:]) / (region.width * region.height)
-    else:
-        region, origin = edited_region(result, index)
-        share = float(region.mean())
-    return paste_back(job.given.picture, edited, result.fit, region), {
-        "from": origin,
-        "share": round(share, 4),
-    }
+    return pasted(job.given.picture, result, index, result.fit, job.mask)

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from reinvert import __version__, recipes
 from reinvert.cli.flags import Chosen
-from reinvert.cli.output import PICTURE_SUFFIXES, file_record, numbered, read_sidecar
 from reinvert.cli.terminal import say
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
 from reinvert.files.edits import EditLine, read_edits
+from reinvert.outputs import PICTURE_SUFFIXES, file_record, numbered, read_sidecar
 
 OPENED: Final = (*PICTURE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 """Suffixes of what is taken of a folder."""

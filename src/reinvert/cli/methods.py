@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from reinvert import recipes, registry
-from reinvert.cli.flags import GROUPS, flag_of
+from reinvert.cli.flags import GROUPS
 from reinvert.cli.terminal import say
-from reinvert.cli.values import kind_of, show
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
 from reinvert.models import BUNDLED, USUAL, usual_of
 from reinvert.recipes import Recipe
 from reinvert.registry import Group, Method
+from reinvert.values import flag_of, kind_of, show
 
 WIDEST = 100
 LISTED: Final[tuple[Group, ...]] = (*GROUPS, "trained")

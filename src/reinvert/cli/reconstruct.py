@@ -20,11 +20,11 @@ from reinvert.cli.common import (
     tell,
 )
 from reinvert.cli.flags import Chosen, add_method_flags
-from reinvert.cli.output import PICTURE_SUFFIXES, check_outputs, device_name, memory_record, provenance, write_picture
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.terminal import say
 from reinvert.differences import psnr
 from reinvert.image import to_image
+from reinvert.outputs import PICTURE_SUFFIXES, check_outputs, device_name, memory_record, provenance, write_picture
 
 if TYPE_CHECKING:
     from reinvert import verbs
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         "seconds": result.seconds,
         "forwards": result.forwards,
         "backwards": result.backwards,
-        **provenance(args),
+        **provenance(args.command_line),
     }
     write_picture(result.image, output, about)
     tell([output])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +13,7 @@ from reinvert.backbones.base import Backbone
 from reinvert.hooks import Chain, Hooks, Kind
 from reinvert.inversions.base import Inversion
 from reinvert.trajectory import Trajectory
+from reinvert.words import DEFAULT, Reader, word_positions
 
 
 @dataclass(frozen=True)
@@ -147,3 +148,28 @@ def bind_all(editors: Sequence[Editor], case: Case) -> Hooks:
     """One rule for a composition of editors, in order; those that read attention maps come last."""
     hooks = [editor.bind(case) for editor in sorted(editors, key=lambda editor: editor.reads_maps)]
     return hooks[0] if len(hooks) == 1 else Chain(hooks)
+
+
+def check_words(reader: Callable[[], Reader], source: str, targets: Sequence[str], editors: Sequence[Editor]) -> None:
+    """Refuse a word that does not occur in its prompt, naming those that do.
+
+    An editor says which of its fields hold words of the source and of the targets; whatever is given word by word
+    (boost, cross windows) belongs to the targets. `reader` is asked for the tokenizer if there are words to look for.
+    """
+    read: Reader | None = None
+    for editor in editors:
+        for each in fields(editor):
+            value, told = getattr(editor, each.name), targets
+            if isinstance(value, Mapping):
+                wanted = [word for word in cast(Mapping[str, object], value) if word != DEFAULT]
+            elif each.name in (*editor.words_of_source, *editor.words_of_target):
+                wanted = list(cast(tuple[str, ...], value))
+                told = [source] if each.name in editor.words_of_source else targets
+            else:
+                continue
+            if not wanted:
+                continue
+            read = reader() if read is None else read
+            for prompt in told:
+                for word in wanted:
+                    word_positions(read, prompt, word)

@@ -1,8 +1,7 @@
-"""Files that the commands write: a picture or a trajectory, each with a JSON sidecar that says how it was made."""
+"""Files that are written for a user: a picture or a trajectory, each with a JSON sidecar that says how it was made."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -127,11 +126,11 @@ def _plain(value: Any) -> Any:
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
-def provenance(args: argparse.Namespace) -> dict[str, Any]:
-    """The command line and the versions of everything that decides its result."""
+def provenance(command: str) -> dict[str, Any]:
+    """A command line and the versions of everything that decides its result."""
     packages = ("torch", "diffusers", "transformers", "numpy", "pillow")
     versions = {"reinvert": __version__, "python": platform.python_version()}
-    return {"command": args.command_line, "versions": versions | {name: _version(name) for name in packages}}
+    return {"command": command, "versions": versions | {name: _version(name) for name in packages}}
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""How a value of each field type is typed on the command line, and shown.
+"""How a value of each field type is typed, on the command line or into a page, and shown.
 
 --strength 0.4 | --every 2 | --single-branch | --kind replace | --source-without hat,sky | --cross 0.4 dog=0.2:0.9
 """
@@ -27,6 +27,11 @@ class Kind:
     gather: Callable[[list[Any], Any], Any] | None = None
     choices: tuple[Any, ...] | None = None
     toggle: bool = False
+
+
+def flag_of(name: str) -> str:
+    """The option of a field, or of a method's field (`direct.strength`)."""
+    return f"--{name.replace('_', '-')}"
 
 
 def kind_of(annotation: Any) -> Kind:
