@@ -9,6 +9,7 @@ import re
 import struct
 import sys
 import zlib
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -156,17 +157,23 @@ def test_pie_bench(tmp_path: Path) -> None:
 def test_damage_is_told_by_id_and_the_rest_goes_on(tmp_path: Path) -> None:
     damage: dict[str, tuple[dict[str, Any], str]] = {
         "missing": ({"image_path": "nowhere.jpg"}, "does not exist"),
-        "above": ({"image_path": "../../secret.jpg"}, "outside"),
-        "absolute": ({"image_path": str(tmp_path / "secret.jpg")}, "outside"),
+        "above": ({"image_path": "../../secret.jpg"}, "leads out of the folder"),
+        "absolute": ({"image_path": str(tmp_path / "secret.jpg")}, "leads out of the folder"),
         "small": ({"image_path": "small.jpg"}, "256x256, but its mask is for 512x512"),
         "no picture": ({"image_path": "text.jpg"}, "damaged"),
         "odd mask": ({"mask": [1]}, "pairs"),
         "text mask": ({"mask": "x"}, "pairs"),
         "no mask": ({"mask": None}, "pairs"),
         "type": ({"editing_type_id": "12"}, "its type is '12'"),
-        "prompt": ({"editing_prompt": 3}, "editing_prompt is no text"),
+        "prompt": ({"editing_prompt": 3}, "editing_prompt is 3; it takes text"),
         "empty prompt": ({"original_prompt": " "}, "no original_prompt"),
-        "nul": ({"image_path": "a\0b"}, "no name of a file|does not exist"),
+        "cursor": ({"editing_prompt": "a \x1b[2J"}, r"mapping_file.json: editing_prompt is .* \(it has a control char"),
+        "long": (
+            {"editing_instruction": "x" * 2001},
+            r"takes text without control characters \(1 to 2,000 characters\)",
+        ),
+        "negative": ({"mask": [0, -1]}, r"mask\[1\] is -1; it takes a whole number from 0 to 2,147,483,647"),
+        "nul": ({"image_path": "a\0b"}, "control character"),
         "../id": ({}, "id is no name"),
     }
     noted: dict[str, tuple[dict[str, Any], str]] = {
@@ -280,7 +287,7 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     assert set(told) == {"00002", "00003", "00004", "00005", "mine", "00007", ""}
     assert "32x32, but its mask is for 8x8" in told["00002"]
     assert "has no source" in told["00003"]
-    assert "outside" in told["00004"]
+    assert "leads out of the folder" in told["00004"]
     assert "one blend word" in told["00005"]
     assert "more than once" in told["mine"]
     assert "mask none.png does not exist" in told["00007"]
@@ -327,7 +334,7 @@ def test_coco_captions(tmp_path: Path) -> None:
     problems = {problem.id: problem.what for problem in data.problems}
     assert set(problems) == {"2", "3", "4", "5", "6"}
     assert "no caption" in problems["3"]
-    assert "outside" in problems["4"] or "does not exist" in problems["4"]
+    assert "leads out of the folder" in problems["4"]
     with pytest.raises(ReinvertError, match="COCO"):
         open_data(tmp_path / "annotations" / "captions_train2017.json")
 
@@ -545,3 +552,146 @@ def test_a_run_tells_first_what_is_left_out_and_which_blend_words_do_not_occur(t
     assert "(two: " in without
     assert "wolf" in without
     assert before_a_run(open_data("picturebook:10")) == ()
+
+
+# --- the folder's own files --------------------------------------------------------------------------------------
+
+
+def data_set(kind: str, folder: Path, jpeg: bytes) -> str:
+    """A small data set of a format; the name of the file that it is read by."""
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(jpeg)
+    match kind:
+        case "pie":
+            write_pie(folder, {"111": RECORD})
+            return "mapping_file.json"
+        case "csv":
+            (folder / "cases.csv").write_text("image,source\na.jpg,a cat\n")
+            return "cases.csv"
+        case "coco":
+            told = {"images": [{"id": 1, "file_name": "a.jpg"}],
+                    "annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}]}  # fmt: skip
+            (folder / "captions_val.json").write_text(json.dumps(told))
+            return "captions_val.json"
+        case _:
+            pa = pytest.importorskip("pyarrow")
+            from pyarrow import parquet
+
+            row = {"image": jpeg, "source_prompt": "a cat", "target_prompt": "a dog"}
+            parquet.write_table(pa.Table.from_pylist([row]), folder / "a.parquet")
+            return "a.parquet"
+
+
+@pytest.mark.parametrize("kind", ["pie", "csv", "coco", "parquet"])
+def test_a_folder_from_elsewhere_does_not_choose_what_is_read(kind: str, tmp_path: Path, jpeg: bytes) -> None:
+    """A link to outside of the folder is refused; the user may name such a file himself."""
+    name = data_set(kind, tmp_path / "set", jpeg)
+    assert len(open_data(tmp_path / "set")) == 1
+    (tmp_path / "set" / name).rename(tmp_path / name)
+    (tmp_path / "set" / name).symlink_to(tmp_path / name)
+    try:
+        (problem,) = open_data(tmp_path / "set").problems  # of many parquet files the others are read
+        told = f"{problem.id}: {problem.what}"
+    except ReinvertError as error:
+        told = str(error)
+    assert re.search(f"{name}.* is a link to outside of the folder.*; name the file itself", told)
+    assert len(open_data(tmp_path / "set" / name)) == 1
+
+
+@pytest.mark.parametrize("name", ["picturebook.json", "attributes.json", "annotation_images", "true_edits"])
+def test_what_lies_beside_a_mapping_file_is_no_link_to_elsewhere(name: str, tmp_path: Path, jpeg: bytes) -> None:
+    data_set("pie", tmp_path / "set", jpeg)
+    truth = (tmp_path / "set" / "true_edits" / RECORD["image_path"]).with_suffix(".png")
+    truth.parent.mkdir(parents=True)
+    make_picture(0).save(truth)
+    (tmp_path / "set" / "picturebook.json").write_text('{"size": 512}')
+    (tmp_path / "set" / "attributes.json").write_text("{}")
+    assert open_data(tmp_path / "set").has_true_edits
+    (tmp_path / "set" / name).rename(tmp_path / name)
+    (tmp_path / "set" / name).symlink_to(tmp_path / name)
+    if name == "true_edits":  # they may be missing
+        assert not open_data(tmp_path / "set").has_true_edits
+        return
+    with pytest.raises(ReinvertError) if name.endswith(".json") else nullcontext() as caught:
+        data = open_data(tmp_path / "set")
+        assert not data.cases
+        assert "outside of the folder" in data.problems[0].what
+    assert caught is None or "is a link to outside of the folder" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pie", "csv", "coco", "parquet"])
+def test_a_snapshot_in_the_hubs_cache_is_made_of_links(kind: str, tmp_path: Path, jpeg: bytes) -> None:
+    snapshot = tmp_path / "datasets--a--b" / "snapshots" / "1234"
+    data_set(kind, snapshot, jpeg)
+    blobs = tmp_path / "datasets--a--b" / "blobs"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(p for p in snapshot.rglob("*") if p.is_file())):
+        path.rename(blobs / str(number))
+        path.symlink_to(blobs / str(number))
+    assert len(open_data(snapshot)) == 1
+    assert not open_data(snapshot).problems
+    blobs.rename(tmp_path / "elsewhere")
+    blobs.symlink_to(tmp_path / "elsewhere")  # these are no links of the cache
+    with pytest.raises(ReinvertError) if kind != "parquet" else nullcontext():
+        assert not open_data(snapshot).cases
+
+
+@pytest.mark.parametrize(
+    ("about", "sentence"),
+    [
+        ({"size": "512"}, "picturebook.json: size is '512'; it takes a whole number from 16 to 1,024"),
+        ({"size": 10**9}, "picturebook.json: size is 1000000000; it takes a whole number from 16 to 1,024"),
+        ({}, "picturebook.json has no size: it takes a whole number"),
+        ([512], "picturebook.json is a list of 1, not a table of size"),
+        ({"size": 512, "data": "a\x1b[2J"}, "data is .*it takes one line of text"),
+    ],
+)
+def test_what_a_made_folder_says_of_itself_is_checked(about: Any, sentence: str, tmp_path: Path) -> None:
+    write_pie(tmp_path, {"111": RECORD})
+    (tmp_path / "picturebook.json").write_text(json.dumps(about))
+    with pytest.raises(ReinvertError, match=sentence + ".*; make the folder again"):
+        open_data(tmp_path)
+
+
+def test_a_line_that_cannot_be_read_is_told_and_the_others_are_read(tmp_path: Path) -> None:
+    make_picture(0).save(tmp_path / "a.png")
+    long = "x" * 140_000  # more than the csv module takes in a field
+    line = "a.png,a cat\u2028on a mat,\n"  # a separator that is no end of a line here
+    (tmp_path / "cases.csv").write_text(f'image,source,target\na.png,{long},\n{line}"a.png"x,b,\n{line}')
+    data = open_data(tmp_path)
+    assert [case.id for case in data] == ["00002", "00004"]
+    assert [problem.id for problem in data.problems] == ["00001", "00003"]
+    assert all("is not a CSV file that can be read (line" in problem.what for problem in data.problems)
+    (tmp_path / "cases.csv").write_text("image,source,source\na.png,a,b\n")
+    with pytest.raises(ReinvertError, match="two columns 'source'"):
+        open_data(tmp_path)
+    (tmp_path / "cases.csv").write_text("picture,source\na.png,a\n")
+    with pytest.raises(ReinvertError, match="has no column image; its first line names the columns: image,source"):
+        open_data(tmp_path)
+
+
+def test_a_caption_that_cannot_be_used_is_said_with_its_picture(tmp_path: Path, jpeg: bytes) -> None:
+    data_set("coco", tmp_path / "set", jpeg)
+    told = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": "x", "image_id": 1, "caption": "a"}]}
+    (tmp_path / "set" / "captions_val.json").write_text(json.dumps(told))
+    (problem,) = open_data(tmp_path / "set").problems
+    assert (
+        problem.what
+        == "a caption of captions_val.json: id is 'x'; it takes a whole number from 0 to 1,000,000,000,000,000,000"
+    )
+
+
+def test_a_small_parquet_file_of_much_text_takes_little_memory(tmp_path: Path, jpeg: bytes) -> None:
+    """A thousand times the same megabyte: stored once, and never unpacked together."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    count = 1000
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["x" * 2**20]))
+    table = pa.table({"image": [b""] * count, "source_prompt": long, "target_prompt": ["a dog"] * count})
+    parquet.write_table(table, tmp_path / "a.parquet", store_schema=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 2 * 2**20
+    before = pa.total_allocated_bytes()
+    data = open_data(tmp_path)
+    assert len(data.problems) == count
+    assert pa.default_memory_pool().max_memory() - before < 200 * 2**20

@@ -1,6 +1,7 @@
 """Opening, decoding, parsing, checking and the words of a refusal, for all formats alike.
 
     read_json / read_toml -> plain values, at most `MAX_NESTING` deep
+    read_table            -> the lines of a CSV file
     check(Entry, values)  -> the typed entry, or one sentence: file, field, what was found, what is taken
     inside(folder, name)  -> a path that cannot lead out of the folder
 
@@ -10,7 +11,9 @@ control characters among them.
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import json
 import os
 import re
@@ -18,7 +21,8 @@ import stat
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,10 +106,10 @@ def whole_text(text: str) -> str:
 
 
 Line = Annotated[str, annotated_types.MaxLen(2000), AfterValidator(_line), Says("one line of text")]
-Name = Annotated[
-    str, annotated_types.Len(1, 200), AfterValidator(_line), Says("a name of 1 to 200 characters on one line")
-]
+Word = Annotated[Line, annotated_types.MaxLen(200)]
+Name = Annotated[str, annotated_types.Len(1, 200), AfterValidator(_line), Says("a name on one line")]
 Prose = Annotated[str, annotated_types.MaxLen(20_000), AfterValidator(_prose), Says("text without control characters")]
+Prompt = Annotated[Prose, annotated_types.Len(1, 2000)]
 Inside = Annotated[
     str, annotated_types.Len(1, 500), AfterValidator(_relative), Says("a path that stays inside of the folder")
 ]
@@ -162,7 +166,7 @@ def inside(folder: Pathlike, name: str, what: str = "file") -> Path:
     try:
         root = Path(folder).resolve()
         path = (root / name).resolve()
-        if not path.is_relative_to(root):
+        if not _within(root, path):
             raise refusal(f"{told} lies outside of the folder {shown(folder)}")
         if not path.is_file():
             raise refusal(f"{told} does not exist")
@@ -171,6 +175,26 @@ def inside(folder: Pathlike, name: str, what: str = "file") -> Path:
             raise
         raise refusal(f"{told} is no name of a file") from error
     return path
+
+
+def linked_inside(folder: Pathlike, path: Path) -> bool:
+    """Whether a path lies inside of a folder after links are followed."""
+    try:
+        return _within(Path(folder).resolve(), path.resolve())
+    except (OSError, ValueError, RuntimeError):  # links in a ring
+        return False
+
+
+def _within(root: Path, path: Path) -> bool:
+    """Whether one resolved path lies below another. A snapshot in the Hub's cache is made of links to the blobs beside
+    it, which are as good as inside."""
+    if path.is_relative_to(root):
+        return True
+    snapshots = next((parent for parent in root.parents if parent.name == "snapshots"), None)
+    if snapshots is None or "--" not in snapshots.parent.name:
+        return False
+    blobs = snapshots.parent / "blobs"
+    return not blobs.is_symlink() and path.is_relative_to(blobs)
 
 
 # --- parsing ------------------------------------------------------------------------------------------------------
@@ -184,6 +208,42 @@ def read_json(path: Pathlike, limit: int = 16 * MIB, *, missing: str = "check th
 def read_toml(path: Pathlike, limit: int = MIB // 4, *, missing: str = "check the path") -> dict[str, Any]:
     """The plain values of a TOML file."""
     return parse_toml(read_text(path, limit, missing=missing), shown(path))
+
+
+def read_table(
+    path: Pathlike, limit: int = 16 * MIB, *, needed: Sequence[str] = (), missing: str = "check the path"
+) -> Iterator[tuple[int, dict[str, str] | ReinvertError]]:
+    """The lines of a CSV file by their number, as what the columns of its first line hold; empty cells are left out.
+
+    A line that cannot be read is the error that it is, and the others are read. `needed` are columns that there must
+    be.
+    """
+    name = shown(path)
+    rows = csv.reader(io.StringIO(read_text(path, limit, missing=missing), newline=""), strict=True)
+    try:
+        columns = next(rows, [])
+    except csv.Error as error:
+        raise refusal(f"{name} is not a CSV file that can be read (line {rows.line_num}): {error}") from error
+    for column in needed:
+        if column not in columns:
+            advice = f"its first line names the columns: {','.join(needed)}"
+            raise refusal(f"{name} has no column {column}", advice)
+    twice = next((column for column, count in Counter(filter(None, columns)).items() if count > 1), None)
+    if twice is not None:
+        raise refusal(f"{name} has two columns '{shown(twice)}'; name each of them once")
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield rows.line_num, refusal(f"{name} is not a CSV file that can be read (line {rows.line_num}): {error}")
+            continue
+        if len(row) > len(columns):
+            line = f"{name} line {rows.line_num} has more cells than there are columns"
+            yield rows.line_num, refusal(line, "put a text with commas in quotes")
+        elif row:
+            yield rows.line_num, {key: cell for key, cell in zip(columns, row, strict=False) if cell}
 
 
 def parse_json(text: str | bytes, name: str) -> Any:
@@ -373,7 +433,8 @@ def taken_of(annotation: Any) -> str:
         bounds = tuple(more)
     said = next((bound.words for bound in bounds if isinstance(bound, Says)), None)
     if said is not None:
-        return said
+        least, most = _lengths(bounds) if annotation is str else (None, None)
+        return said if most is None else f"{said} ({f'{least:,} to' if least else 'at most'} {most:,} characters)"
     origin: Any = typing.get_origin(annotation)
     inner: tuple[Any, ...] = typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
@@ -428,13 +489,10 @@ def _figure(value: Any) -> str:
 
 
 def _lengths(bounds: Sequence[Any]) -> tuple[int | None, int | None]:
-    least = most = None
-    for bound in bounds:
-        if isinstance(bound, annotated_types.MinLen | annotated_types.Len):
-            least = bound.min_length or None
-        if isinstance(bound, annotated_types.MaxLen | annotated_types.Len):
-            most = bound.max_length
-    return least, most
+    """The narrowest of several."""
+    least = [b.min_length for b in bounds if isinstance(b, annotated_types.MinLen | annotated_types.Len)]
+    most = [b.max_length for b in bounds if isinstance(b, annotated_types.MaxLen | annotated_types.Len)]
+    return max(filter(None, least), default=None), min(filter(None, most), default=None)
 
 
 def _kind_of(value: Any) -> str:

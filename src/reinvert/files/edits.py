@@ -6,15 +6,15 @@ columns are those of a benchmark's `cases.csv`, so that a file can serve as both
 
 from __future__ import annotations
 
-import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
 from annotated_types import Len, MaxLen
 
 from reinvert.errors import ReinvertError
-from reinvert.files.door import MIB, Entry, Inside, Line, Prose, check, inside, read_text, refusal, shown
+from reinvert.files.door import MIB, Entry, Inside, Line, Prompt, Prose, Word, check, inside, read_table, refusal, shown
 
 SUFFIX: Final = ".csv"
 LARGEST: Final = 4 * MIB
@@ -22,15 +22,13 @@ LARGEST: Final = 4 * MIB
 MOST: Final = 100_000
 """Lines of a list."""
 
-Word = Annotated[Line, MaxLen(200)]
-
 
 class EditLine(Entry):
     """One edit. An empty cell is as good as none."""
 
     image: Inside
     """The picture."""
-    target: Annotated[Prose, Len(1, 2000)]
+    target: Prompt
     """What it is to show."""
     source: Annotated[Prose, MaxLen(2000)] | None = None
     """What it shows; without it, `--source`, or the caption of a drawn picture."""
@@ -53,33 +51,25 @@ class EditLine(Entry):
 def read_edits(path: str | os.PathLike[str]) -> list[tuple[str, EditLine | ReinvertError]]:
     """Every line with its name ("edits.csv line 3"), or what is wrong with it. The paths of a line exist."""
     name, folder = shown(path), Path(path).parent
-    text = read_text(path, LARGEST, missing="name a CSV file with --list")
     found: list[tuple[str, EditLine | ReinvertError]] = []
-    rows = csv.DictReader(text.splitlines(keepends=True), strict=True)
-    try:
-        columns = rows.fieldnames or []
-        for column in ("image", "target"):
-            if column not in columns:
-                raise refusal(f"{name} has no column {column}; its first line names the columns: image,source,target")
-        for row in rows:
-            if len(found) == MOST:
-                raise refusal(f"{name} has more than {MOST:,} lines; split it")
-            line = f"{name} line {rows.line_num}"
-            try:
-                if None in row:
-                    raise refusal(f"{line} has more cells than there are columns; put a text with commas in quotes")
-                given = {key: value for key, value in row.items() if value not in (None, "")}
-                entry = check(EditLine, given, line)
-                for which, file in (("image", entry.image), ("mask", entry.mask)):
-                    if file is not None:
-                        inside(folder, file, which)
-                if (entry.blend_source is None) != (entry.blend_target is None):
-                    raise refusal(f"{line} has one blend word; give both blend_source and blend_target, or none")
-                found.append((line, entry))
-            except ReinvertError as error:
-                found.append((line, error))
-    except csv.Error as error:
-        raise refusal(f"{name} is not a CSV file that can be read (line {rows.line_num}): {error}") from error
+    for number, row in read_table(path, LARGEST, needed=("image", "target"), missing="name a CSV file with --list"):
+        if len(found) == MOST:
+            raise refusal(f"{name} has more than {MOST:,} lines; split it")
+        line = f"{name} line {number}"
+        found.append((line, row if isinstance(row, ReinvertError) else _checked(row, line, folder)))
     if not found:
         raise refusal(f"{name} has no line below its columns")
     return found
+
+
+def _checked(row: Mapping[str, str], line: str, folder: Path) -> EditLine | ReinvertError:
+    try:
+        entry = check(EditLine, row, line)
+        for which, file in (("image", entry.image), ("mask", entry.mask)):
+            if file is not None:
+                inside(folder, file, which)
+        if (entry.blend_source is None) != (entry.blend_target is None):
+            raise refusal(f"{line} has one blend word; give both blend_source and blend_target, or none")
+    except ReinvertError as error:
+        return error
+    return entry

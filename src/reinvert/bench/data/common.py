@@ -1,20 +1,19 @@
-"""What the readers share: files that cannot leave their folder, fields, prompts in brackets, and one place where
-whatever is wrong with a case becomes a `Problem` and the rest goes on."""
+"""What the readers share: types, prompts in brackets, sizes of pictures, and one place where whatever is wrong with a
+case becomes a `Problem` and the rest goes on. What their files hold is described in `reinvert.files.data`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import BinaryIO, Final
 
 from PIL import Image
 
-from reinvert import files
 from reinvert.bench.case import TYPES, EditCase, Problem
 from reinvert.errors import ReinvertError
 from reinvert.files import refusal, shown
@@ -24,11 +23,6 @@ TRAILING: Final = ".,;:!?)]}\"'…’”"
 """Punctuation behind a word of a prompt, which blend words may leave out."""
 TURNED: Final = (5, 6, 7, 8)
 """EXIF orientations in which width and height change places."""
-
-LARGEST: Final = 512 * 2**20
-"""Bytes of a JSON file: COCO's captions have a hundred million."""
-
-Record = Mapping[str, Any]
 
 
 @dataclass
@@ -77,36 +71,7 @@ class Collection:
 # --- fields ------------------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> Any:
-    """Raises `ReinvertError` unless the file is JSON in UTF-8, of bounded size and depth."""
-    return files.read_json(path, LARGEST)
-
-
-def as_record(told: Any) -> Record:
-    if not isinstance(told, Mapping):
-        raise ReinvertError("it is no record of fields and values")
-    return cast(Record, told)
-
-
-def text(record: Record, name: str) -> str:
-    """A field that must hold some text."""
-    found = maybe_text(record, name)
-    if not found:
-        raise ReinvertError(f"it has no {name}")
-    return found
-
-
-def maybe_text(record: Record, name: str) -> str:
-    """A field that may be missing, null or empty: then the empty string."""
-    told = record.get(name)
-    if told is None:
-        return ""
-    if not isinstance(told, str):
-        raise ReinvertError(f"its {name} is no text: {str(told)[:40]!r}")
-    return told if told.strip() else ""
-
-
-def type_of(told: Any, *, own: bool = False) -> str:
+def type_of(told: int | str | None, *, own: bool = False) -> str:
     """The id of an edit type, from its number or name; `own` allows others. Missing is empty."""
     name = "" if told is None else str(told).strip()
     for key, title in TYPES.items():
@@ -118,22 +83,6 @@ def type_of(told: Any, *, own: bool = False) -> str:
 
 
 # --- files -------------------------------------------------------------------------------------------------------
-
-
-def inside(root: Path, name: str, what: str = "picture") -> Path:
-    """The path of a file that a data file names. Raises `ReinvertError` if it is missing or outside of `root`."""
-    told = f"its {what} {shown(name)}"
-    try:
-        path = (root / name).resolve()
-        if not path.is_relative_to(root.resolve()):
-            raise ReinvertError(f"{told} lies outside of the data's folder")
-        if not path.is_file():
-            raise ReinvertError(f"{told} does not exist")
-    except ReinvertError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a zero byte, links in a ring
-        raise ReinvertError(f"{told} is no name of a file") from error
-    return path
 
 
 def size_of(file: Path | bytes, name: str) -> Size:

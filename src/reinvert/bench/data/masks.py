@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reinvert.bench.case import Mask
-from reinvert.errors import ReinvertError
+from reinvert.files import check_value
+from reinvert.files.data import Runs as Pairs
 
 Runs = NDArray[np.int64]
 """[2 n]: start, length, start, length ..."""
@@ -20,10 +21,8 @@ Runs = NDArray[np.int64]
 
 def check_runs(told: Any) -> Runs:
     """A list from a data file as runs. Raises `ReinvertError` unless it is pairs of whole numbers, none negative."""
-    listed: list[Any] | None = list(told) if isinstance(told, list | tuple) else None
-    if listed is None or len(listed) % 2 or any(type(n) is not int or not 0 <= n < 2**31 for n in listed):
-        raise ReinvertError("its mask is no list of (start, length) pairs")
-    return np.asarray(listed, dtype=np.int64)
+    listed = list(cast("Sequence[Any]", told)) if isinstance(told, list | tuple) else told
+    return np.asarray(check_value(Pairs, listed, "its mask"), dtype=np.int64)
 
 
 def decode_mask(runs: Sequence[int] | Runs, height: int, width: int) -> Mask:

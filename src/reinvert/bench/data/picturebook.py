@@ -13,12 +13,12 @@ from reinvert.bench.case import Attributes, Data, EditCase, Mask
 from reinvert.bench.data import fixed
 from reinvert.bench.data.common import bracketed, marked
 from reinvert.errors import ReinvertError
+from reinvert.files.data import SIDES
 from reinvert.picturebook.draw import SIZE, draw, true_edit
 from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edits
 from reinvert.picturebook.scene import PLACE
 
 NAME: Final = "picturebook"
-SIZES: Final = (16, 1024)
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def check(count: int, size: int, types: Sequence[int] = tuple(EDIT_TYPES)) -> No
     """Raise `ReinvertError` for a number that cannot be."""
     if not 1 <= count <= 99_999:
         raise ReinvertError(f"{NAME} draws 1 to 99999 cases, not {count}")
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise ReinvertError(f"{NAME} draws pictures of {SIZES[0]} to {SIZES[1]} pixels a side, not {size}")
+    if not SIDES[0] <= size <= SIDES[1]:
+        raise ReinvertError(f"{NAME} draws pictures of {SIDES[0]} to {SIDES[1]} pixels a side, not {size}")
     for type_id in types:
         if type_id not in EDIT_TYPES:
             raise ReinvertError(f"there is no edit type {type_id}; choose from {', '.join(map(str, EDIT_TYPES))}")

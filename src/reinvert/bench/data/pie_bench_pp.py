@@ -1,15 +1,14 @@
 """PIE-Bench++: a local copy of the Hub data set's parquet files, one folder or file per edit type.
 
-ParallelEdits: Efficient Multi-Aspect Text-Driven Image Editing with Attention Grouping, 2024, arXiv 2406.00985. Columns
-are image, id, source_prompt, target_prompt, edit_action, aspect_mapping, blended_words and mask, all but the picture
-strings, whose inner form varies: they are read as JSON, else as a Python literal, else as numbers with spaces. Of
-several pairs of blend words the first is used; edit_action and aspect_mapping serve no method here and are not read.
+ParallelEdits: Efficient Multi-Aspect Text-Driven Image Editing with Attention Grouping, 2024, arXiv 2406.00985. What a
+row holds is described in `files.data.PlusRow`; its texts have inner forms that vary: they are read as JSON, else as a
+Python literal, else as numbers with spaces. Of several pairs of blend words the first is used; edit_action and
+aspect_mapping serve no method here and are not read.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,26 +20,21 @@ from typing import Any, Final, cast
 from PIL import Image
 
 from reinvert.bench.case import UNTYPED, Data, EditCase
-from reinvert.bench.data.common import (
-    Collection,
-    Draft,
-    Record,
-    bracket_notes,
-    marked,
-    maybe_text,
-    size_of,
-    text,
-    unbracketed,
-)
+from reinvert.bench.data.common import Collection, Draft, bracket_notes, marked, size_of, unbracketed
 from reinvert.bench.data.masks import check_runs, decode_mask
 from reinvert.errors import ReinvertError
+from reinvert.files import linked_inside, parse_json, refusal, shown
+from reinvert.files.data import LARGEST_GROUP, PlusRow, record
 from reinvert.image import open_image
 
 SIDE: Final = 512
 TYPED: Final = re.compile(r"([0-9])_[a-z]")
 """How the names of the configs begin: `1_change_object_80`."""
-LITERALS: Final = 1_000_000
+LITERALS: Final = 100_000
 """Longest text that is read as a Python literal; the parser's memory grows with it."""
+COLUMNS: Final = tuple(PlusRow.model_fields)
+AT_ONCE: Final = 16
+"""Rows that are unpacked together: a small file can hold the same long text a million times."""
 
 
 def find(root: Path) -> Path | None:
@@ -52,20 +46,24 @@ def read(root: Path) -> Data:
     _parquet()  # without it no file can be read, which is no matter of single files
     found = Collection()
     for file in [root] if root.is_file() else sorted(root.rglob("*.parquet")):
-        shown = file.name if root.is_file() else file.relative_to(root).as_posix()
-        type_id = _type(root, shown)
+        name = file.name if root.is_file() else file.relative_to(root).as_posix()
+        type_id = _type(root, name)
         try:
-            for number, (cell, record) in enumerate(_rows(file)):
-                key = str(record.get("id") or f"{Path(shown).stem}-{number}")
-                found.take(key, partial(_draft, key, type_id, cell, record))
+            if not root.is_file() and not linked_inside(root, file):
+                raise refusal(
+                    "it is a link to outside of the folder", "name the file itself, or copy it into the folder"
+                )
+            for number, (cell, told) in enumerate(_rows(file)):
+                key = str(told.get("id") or f"{Path(name).stem}-{number}")
+                found.take(key, partial(_draft, key, type_id, cell, told, f"row {number} of {shown(file.name)}"))
         except ReinvertError as error:
-            found.problem("", f"{shown}: {error}")
+            found.problem("", f"{shown(name)}: {error}")
     return Data("PIE-Bench++", tuple(found.cases), tuple(found.problems))
 
 
-def _type(root: Path, shown: str) -> str:
+def _type(root: Path, name: str) -> str:
     """The type in the name of the config: that of the file's folders below the root, or of the root itself."""
-    names = [*reversed(Path(shown).parts), root.resolve().name, root.resolve().parent.name]
+    names = [*reversed(Path(name).parts), root.resolve().name, root.resolve().parent.name]
     return next((told[1] for name in names if (told := TYPED.match(name))), UNTYPED)
 
 
@@ -81,14 +79,18 @@ class Cell:
     row: int
 
     def read(self) -> bytes:
-        return _bytes(_pictures(self.file, self.group)[self.row])
+        found = _pictures(self.file, self.group)
+        data = _unpacked(found[self.row]) if self.row < len(found) else None
+        if not isinstance(data, bytes) or not data:  # the file was changed meanwhile
+            raise refusal(f"row {self.row} of {shown(self.file.name)} has no picture")
+        return data
 
     def open(self) -> Image.Image:
         data = self.read()
         try:
             return open_image(data)
         except ReinvertError as error:
-            raise ReinvertError(f"row {self.row} of {self.file.name} holds no picture: {error}") from error
+            raise refusal(f"row {self.row} of {shown(self.file.name)} holds no picture: {error}") from error
 
 
 def _parquet() -> Any:
@@ -98,53 +100,75 @@ def _parquet() -> Any:
         raise ReinvertError("parquet files need pyarrow: pip install 'reinvert[bench]'") from error
 
 
-def _rows(file: Path) -> Iterator[tuple[Cell, Record]]:
-    """Each row with its picture's bytes, a group of rows at a time."""
-    parquet = _parquet()
+def _rows(file: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Each row with its picture's bytes, a few at a time."""
     try:
-        table = parquet.ParquetFile(file)
+        table, columns = _opened(file)
         for group in range(table.num_row_groups):
-            for row, record in enumerate(table.read_row_group(group).to_pylist()):
-                yield Cell(file, group, row), record
+            _bounded(table, group)
+            row = 0
+            for batch in table.iter_batches(batch_size=AT_ONCE, row_groups=[group], columns=columns):
+                for told in batch.to_pylist():
+                    yield Cell(file, group, row), {**told, "image": _unpacked(told.get("image"))}
+                    row += 1
+    except ReinvertError:
+        raise
     except Exception as error:  # pyarrow has many exceptions for broken files
-        raise ReinvertError(f"the file cannot be read as parquet: {error}") from error
+        raise refusal(f"the file cannot be read as parquet: {error}") from error
+
+
+def _opened(file: Path) -> tuple[Any, list[str]]:
+    """An ordinary file, and which of the columns that are read it has."""
+    if not file.is_file():  # a pipe would be waited for
+        raise refusal("it is not a file")
+    table = _parquet().ParquetFile(file)
+    return table, [name for name in COLUMNS if name in table.schema_arrow.names]
+
+
+def _bounded(table: Any, group: int) -> None:
+    size = int(table.metadata.row_group(group).total_byte_size)
+    if not 0 <= size <= LARGEST_GROUP:
+        raise refusal(
+            f"a group of its rows has {size:,} bytes; at most {LARGEST_GROUP:,} are read",
+            "write it with smaller groups of rows",
+        )
 
 
 @lru_cache(maxsize=1)
 def _pictures(file: Path, group: int) -> list[Any]:
     """The pictures of one group of rows, still compressed; the last group stays in memory."""
     try:
-        return _parquet().ParquetFile(file).read_row_group(group, columns=["image"]).column("image").to_pylist()
+        table, _ = _opened(file)
+        _bounded(table, group)
+        return table.read_row_group(group, columns=["image"]).column("image").to_pylist()
     except ReinvertError:
         raise
     except Exception as error:
-        raise ReinvertError(f"{file.name} cannot be read as parquet: {error}") from error
+        raise refusal(f"{shown(file.name)} cannot be read as parquet: {error}") from error
 
 
-def _bytes(stored: Any) -> bytes:
+def _unpacked(stored: Any) -> Any:
     """The file in an image cell: bytes, or the Hub's {"bytes", "path"}."""
-    data: Any = cast(Any, stored).get("bytes") if isinstance(stored, Mapping) else stored
-    if not isinstance(data, bytes) or not data:
-        raise ReinvertError("it has no picture")
-    return data
+    return cast(Any, stored).get("bytes") if isinstance(stored, Mapping) else stored
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
-def _draft(key: str, type_id: str, cell: Cell, record: Record) -> Draft:
-    size = size_of(_bytes(record.get("image")), key)
-    source, target = text(record, "source_prompt"), text(record, "target_prompt")
-    told: Any = literal(record.get("mask"))
-    runs = None if told in (None, "", []) else check_runs(told)
-    blend, note = _blend(literal(record.get("blended_words")))
+def _draft(key: str, type_id: str, cell: Cell, told: Any, name: str) -> Draft:
+    found = record(PlusRow, told, name)
+    size = size_of(found.image, key)
+    source, target = found.source_prompt, found.target_prompt
+    mask: Any = literal(found.mask)
+    runs = None if mask in (None, []) else check_runs(mask)
+    blend, note = _blend(literal(found.blended_words))
     case = EditCase(
         id=key,
         source_prompt=unbracketed(source),
         target_prompt=unbracketed(target),
         open_picture=cell.open,
         type_id=type_id,
-        instruction=maybe_text(record, "editing_instruction") or None,
+        instruction=found.editing_instruction,
         blend=blend,
         source_marked=marked(source),
         target_marked=marked(target),
@@ -159,12 +183,15 @@ def literal(told: Any) -> Any:
     """What a cell says: JSON, a Python literal, numbers with spaces or commas, or else the text itself."""
     if not isinstance(told, str):
         return told
-    for parse in (json.loads, ast.literal_eval):
-        if parse is json.loads or len(told) <= LITERALS:
-            try:
-                return parse(told)
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                continue
+    try:
+        return parse_json(told, "the cell")
+    except ReinvertError:
+        pass
+    if len(told) <= LITERALS:
+        try:
+            return ast.literal_eval(told)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            pass
     parts = told.replace(",", " ").split()
     return [int(part) for part in parts] if parts and all(re.fullmatch("[0-9]{1,18}", part) for part in parts) else told
 
