@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from PIL import Image
 
+from reinvert.bench import judged
 from reinvert.bench.case import EditCase
 from reinvert.bench.published import against_published
 from reinvert.bench.report import filled_headings, notes_of
@@ -75,6 +76,7 @@ def page(
         "title": html.escape(title),
         "summary": html.escape(f"{len(data['cases'])} cases, {len(first.of())} rows, modes: {modes}. Data: {named}."),
         "style": (FILES / "page.css").read_text(encoding="utf-8"),
+        "success": judged.as_html(judged.first_grids(tables)),
         "static": static_table(first),
         "data": _embedded(data),
         "script": (FILES / "page.js").read_text(encoding="utf-8"),

@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from reinvert.bench.judged import Grid, as_markdown
 from reinvert.bench.published import Beside, Comparison, elsewhere
 from reinvert.bench.scoring import Board
+from reinvert.bench.success import SUCCESS
 from reinvert.bench.table import ALL, Figure, Heading, Row, Table
 from reinvert.errors import ReinvertError
 from reinvert.image import atomic_write
@@ -77,11 +79,13 @@ def _broken(name: str) -> str:
 
 
 def _parts(heads: Sequence[Heading]) -> list[list[Heading]]:
-    """The paper's columns, then those to what the answer should be: a terminal has no room for both side by side."""
-    apart = ("nearness to the true edit", "against the VAE's round trip")
-    first = [head for head in heads if head.group not in apart]
-    second = [head for head in heads if head.group in apart]
-    return [part for part in (first, second) if part]
+    """The paper's columns, then those to what the answer should be: a terminal has no room for both side by side.
+    Where it is known whether edits are right, that comes first."""
+    apart = ("is the edit right", "nearness to the true edit", "against the VAE's round trip")
+    paper = [head for head in heads if head.group not in apart]
+    truth = [head for head in heads if head.group in apart]
+    judged = any(head.name == SUCCESS for head in heads)
+    return [part for part in ((truth, paper) if judged else (paper, truth)) if part]
 
 
 def filled_headings(table: Table) -> list[Heading]:
@@ -303,9 +307,10 @@ def latex(table: Table, kind: str = ALL) -> str:
     return "\n".join(lines)
 
 
-def write_markdown(table: Table, path: Path) -> None:
-    """Write a table for a page on the web or in a repository."""
-    _write(path, lambda draft: draft.write_text(markdown(table), encoding="utf-8"))
+def write_markdown(table: Table, path: Path, grids: Sequence[Grid] = ()) -> None:
+    """Write a table for a page on the web or in a repository, the `grids` of `bench.judged` before it."""
+    text = as_markdown(grids) + markdown(table)
+    _write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def markdown(table: Table, kind: str = ALL) -> str:

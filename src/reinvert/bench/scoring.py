@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
@@ -27,6 +27,7 @@ import reinvert
 from reinvert.bench.case import TYPES, EditCase
 from reinvert.bench.records import Records, read_about
 from reinvert.bench.score import COLUMNS, CURRENT, Comparison, Libraries, Networks, Scores, column, score_all
+from reinvert.bench.success import Judge, Question, question_of
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.run import ScoreLine, inside_run, read_line
@@ -167,7 +168,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 # --- scores ------------------------------------------------------------------------------------------------------
 
 
-MEASURES: Final = ("metrics", "networks", "bench/score.py", "bench/scoring.py", "image.py")
+MEASURES: Final = (
+    "metrics", "networks", "bench/score.py", "bench/scoring.py", "bench/success.py", "image.py",
+    "picturebook/reader.py",
+)  # fmt: skip
 """The code that decides a score."""
 
 
@@ -231,9 +235,16 @@ def scores_path(folder: Path, mode: str) -> Path:
 
 
 def score_run(
-    run: Run, cases: Mapping[str, EditCase], setup: Setup, networks: Networks, *, batch: int = 16
+    run: Run,
+    cases: Mapping[str, EditCase],
+    setup: Setup,
+    networks: Networks,
+    judge: Judge | None = None,
+    *,
+    batch: int = 16,
 ) -> Iterator[Line]:
     """Score what has no score of this set-up yet, `batch` records at a time; each line is on the disk when it comes.
+    With a `judge`, edits of cases whose attributes are known have the columns of `bench.success` too.
 
     A record whose picture or case cannot be read comes with its reason and is tried again by the next scoring.
     Raises `ReinvertError` while another process scores this run in the same mode.
@@ -249,7 +260,7 @@ def score_run(
             _append(path, [{"key": "", "setup": setup.key, "about": setup.told}])
         open_case = lru_cache(maxsize=batch)(partial(_opened, cases))  # a case's rows follow each other
         for start in range(0, len(todo), batch):
-            lines = _scored(todo[start : start + batch], open_case, trips, setup, networks)
+            lines = _scored(todo[start : start + batch], open_case, trips, setup, networks, judge)
             _append(path, [_written(line, setup) for line in lines if not line.failure])
             yield from lines
 
@@ -292,6 +303,7 @@ def _scored(
     trips: Mapping[str, Cell],
     setup: Setup,
     networks: Networks,
+    judge: Judge | None,
 ) -> list[Line]:
     """One line per cell, in order; a batch that holds an unreadable picture loses only that picture."""
     lines: dict[str, Line] = {}
@@ -313,6 +325,11 @@ def _scored(
     for task, pairs in shown.items():
         for cell, scores in _all(pairs, wanted[task], setup, networks):
             lines[cell.key] = Line(cell.key, scores.values, scores.reasons)
+    if judge is not None:
+        asked = [(cell, item.edited, open_case(cell.case).question) for cell, item in shown["edit"]]
+        judged = [(cell, (edited, question)) for cell, edited, question in asked if question is not None]
+        for (cell, _), values in zip(judged, judge.read([item for _, item in judged]), strict=True):
+            lines[cell.key] = replace(lines[cell.key], values={**lines[cell.key].values, **values})
     for cell, scores in _all(beside, wanted["reconstruct"], setup, networks):
         if cell.key in lines and not lines[cell.key].failure:
             lines[cell.key] = _joined(lines[cell.key], scores)
@@ -353,6 +370,7 @@ class _Case:
     picture: Picture
     mask: Picture | None
     true_edit: Picture | None
+    question: Question | None = None
 
 
 def _opened(cases: Mapping[str, EditCase], name: str) -> _Case:
@@ -360,7 +378,8 @@ def _opened(cases: Mapping[str, EditCase], name: str) -> _Case:
         raise ReinvertError(f"case {name} is not in the data; name the data of the run with --data")
     case = cases[name]
     mask = case.mask()
-    return _Case(case, case.picture(), None if mask is None else Image.fromarray(mask), case.true_edit())
+    masked = None if mask is None else Image.fromarray(mask)
+    return _Case(case, case.picture(), masked, case.true_edit(), question_of(case.attributes()))
 
 
 def _comparison(cell: Cell, case: _Case) -> Comparison:

@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from reinvert.bench import success
 from reinvert.bench.score import Column, column
 from reinvert.bench.scoring import BESIDE_ROUND_TRIP, COPY, RECONSTRUCTION, ROUND_TRIP, TRUE_EDIT, Board, Cell, Task
 from reinvert.metrics.base import Direction, Mode
@@ -36,6 +37,11 @@ PAPER_TABLE = (
 )
 """The seven columns of the paper's table, in its order."""
 TO_TRUE_EDIT = tuple(f"{metric}_true_edit{part}" for metric in ("psnr", "ssim", "lpips") for part in ("", "_inside"))
+BESIDE_SUCCESS = (
+    "psnr_true_edit_inside", "psnr_true_edit_outside",
+    *(name for name in TO_TRUE_EDIT if name != "psnr_true_edit_inside"),
+)  # fmt: skip
+"""The nearness to the true edit where a judge has looked at the edits too: both stand first then."""
 COSTS = ("seconds", "forwards")
 
 ALL: Final = "all"
@@ -190,6 +196,8 @@ def heading(name: str, reason: str = "") -> Heading:
     """The heading of a column: of a metric's, of one against the VAE's round trip, or of a cost."""
     if name in _COST:
         return _COST[name]
+    if name in success.COLUMNS:
+        return Heading(name, success.title_of(name).capitalize(), "is the edit right", "higher", "(%)", 100.0, 1)
     told = column(name.replace(BESIDE_ROUND_TRIP, ""))
     metric = told.about
     factor = metric.heading.removeprefix(metric.title).removesuffix(metric.arrow).strip()
@@ -227,10 +235,14 @@ def headings(board: Board, bases: Sequence[str] | None = None, *, costs: bool = 
     """The columns of a board's table: for each base the columns that are there, one per network.
 
     Without `bases` they are the paper's (or the reconstruction task's), then those to a true edit where there are any.
+    Where a judge has looked at the edits, its columns and those to the true edit come first.
     A column whose network is missing stays, with the reason.
     """
     if bases is None:
-        bases = reconstruction_bases() if board.task == "reconstruct" else (*PAPER_TABLE, *TO_TRUE_EDIT)
+        judged = success.SUCCESS in board.columns
+        first = (success.SUCCESS, success.CHANGED, success.KEPT, *BESIDE_SUCCESS) if judged else ()
+        edit = (*first, *PAPER_TABLE, *(() if judged else TO_TRUE_EDIT))
+        bases = reconstruction_bases() if board.task == "reconstruct" else edit
     made: list[Heading] = []
     for base in bases:
         wanted = [name for name in board.columns if name == base or name.startswith(f"{base}[")]

@@ -52,6 +52,7 @@ def run_score(args: argparse.Namespace) -> int:
     from reinvert.bench.data import open_data
     from reinvert.bench.score import CURRENT, OF_THE_PAPER
     from reinvert.bench.scoring import Setup, open_run, scores_path
+    from reinvert.bench.success import Judge
 
     run = open_run(args.run)
     if args.of_the_paper and args.mode != "compat":
@@ -62,11 +63,14 @@ def run_score(args: argparse.Namespace) -> int:
     if not spec:
         raise ReinvertError(f"{run.folder} does not say what data it is of; name it with --data")
     cases = {case.id: case for case in open_data(spec).cases}
-    networks = _networks(args)
+    networks, judge = _networks(args), None
+    if any(case.open_attributes is not None for case in cases.values()):
+        judge = Judge.bundled()
+    described = networks.describe() | ({} if judge is None else judge.describe())
     libraries = OF_THE_PAPER if args.of_the_paper else CURRENT
     for mode in MODES if args.mode == "both" else (args.mode,):
-        setup = Setup(mode, args.jpeg75 and mode == "compat", libraries, networks.describe())
-        failures = _score(run, cases, setup, networks, args)
+        setup = Setup(mode, args.jpeg75 and mode == "compat", libraries, described)
+        failures = _score(run, cases, setup, networks, judge, args)
         for key, why in failures.items():
             say(f"not scored: {run.cells[key].row}, case {run.cells[key].case}: {why}", error=True)
         say(scores_path(run.folder, mode))
@@ -86,14 +90,14 @@ def _networks(args: argparse.Namespace) -> Any:
     return Networks.load(None if args.networks == "hub" else args.networks, device=args.device)
 
 
-def _score(run: Run, cases: Any, setup: Any, networks: Any, args: argparse.Namespace) -> dict[str, str]:
+def _score(run: Run, cases: Any, setup: Any, networks: Any, judge: Any, args: argparse.Namespace) -> dict[str, str]:
     """Score in one mode under a progress bar; what could not be scored, by key."""
     from reinvert.bench.scoring import score_run
 
     failures: dict[str, str] = {}
     total = sum(cell.picture is not None for cell in run.cells.values())
     with _bar(f"scoring {setup.mode}", total, args.quiet) as step:
-        for line in score_run(run, cases, setup, networks, batch=args.batch):
+        for line in score_run(run, cases, setup, networks, judge, batch=args.batch):
             if line.failure:
                 failures[line.key] = line.failure
             step()
@@ -137,7 +141,7 @@ def configure_report(parser: argparse.ArgumentParser) -> None:
 def run_report(args: argparse.Namespace) -> int:
     """Print the tables of every mode that is scored, and write what is asked for."""
     check_run(args.run)
-    from reinvert.bench import report
+    from reinvert.bench import judged, report
     from reinvert.bench.published import against_published, published
     from reinvert.bench.scoring import open_run
     from reinvert.bench.table import Bootstrap, make_table
@@ -151,6 +155,8 @@ def run_report(args: argparse.Namespace) -> int:
     for board in _boards(run, args.mode):
         tables.append((make_table(board, args.columns, how), board))
     written = _written(run, tables, args)  # before anything is shown: a reader such as `head` may close the pipe
+    for grid in judged.first_grids(tables):
+        out.print(judged.as_rich(grid))
     for table, _ in tables:
         report.show(table, out, kinds=args.kinds)
         if _comparable(table, args):
@@ -181,7 +187,7 @@ def _boards(run: Run, mode: str) -> list[Any]:
 
 def _written(run: Run, tables: list[tuple[Table, Any]], args: argparse.Namespace) -> list[Path]:
     """Write the files that are asked for; modes and tasks each have their own."""
-    from reinvert.bench import report
+    from reinvert.bench import judged, report
     from reinvert.bench.published import against_published
 
     if not args.write:
@@ -207,7 +213,7 @@ def _written(run: Run, tables: list[tuple[Table, Any]], args: argparse.Namespace
         if "latex" in args.write:
             report.write_latex(table, at(f"table-{named}.tex"))
         if "markdown" in args.write:
-            report.write_markdown(table, at(f"table-{named}.md"))
+            report.write_markdown(table, at(f"table-{named}.md"), judged.grids(board, table.how))
     if "html" in args.write:
         from reinvert.bench.data import open_data
         from reinvert.bench.page import write_page

@@ -1,5 +1,7 @@
 """Reads the attributes of a picturebook picture: a small network trained on fresh drawings, never on a model's output.
 
+    python -m reinvert.picturebook.reader       trains the bundled one again
+
 It judges what a model drew: which object, in which colour, made of what, wearing what, facing where, before which
 background, in which style; and for pictures with two things the same for the left and the right one. Training takes
 some minutes on a CPU; the result is kept in a safetensors file that goes stale when the world is drawn differently.
@@ -7,7 +9,9 @@ some minutes on a CPU; the result is kept in a safetensors file that goes stale 
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -40,6 +44,9 @@ from reinvert.picturebook.scene import (
     sample_scene,
     sample_thing,
 )
+
+BUNDLED = Path(__file__).parent / "judge.safetensors"
+"""The weights that come with the package, in half precision."""
 
 NOTHING = "nothing"
 """What a thing without hat or crown wears."""
@@ -123,9 +130,9 @@ class Reader:
             answers += [{name: HEADS[name][best[name][j]] for name in HEADS} for j in range(len(stack))]
         return answers
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the weights (safetensors)."""
-        weights = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        weights = {name: tensor.to(dtype).contiguous() for name, tensor in self.network.state_dict().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, path, {"world": world()})
 
@@ -270,3 +277,20 @@ def score(scenes: Sequence[Scene], answers: Sequence[Answers], *, said: bool = F
             key = f"pair.{attribute}" if slot in SLOTS[1:] else attribute
             right.setdefault(key, []).append(answer[name] == value)
     return {name: sum(hits) / len(hits) for name, hits in right.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train the bundled judge."""
+    parser = argparse.ArgumentParser(description="Train the judge of picturebook's edits.")
+    parser.add_argument("--scenes", type=int, default=36_000)
+    parser.add_argument("--passes", type=int, default=9)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=BUNDLED)
+    args = parser.parse_args(argv)
+    trained = train_reader(args.scenes, args.passes, seed=args.seed, tell=logging.getLogger(__name__).info)
+    trained.save(args.out, torch.float16)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()

@@ -240,11 +240,11 @@ function choose() {
   state.kind = $("kind").value || "all";
   const methods = (state.board.rows.all || []).filter((row) => !row.trivial).map((row) => row.name);
   options($("x"), columns, $("x").value || has(/^psnr_unedit_part|^psnr$/));
-  options($("y"), columns, $("y").value || has(/^psnr_true_edit_inside/) || has(/^clip_similarity_target_image/) || has(/^ssim/));
+  options($("y"), columns, $("y").value || has(/^success$/) || has(/^psnr_true_edit_inside/) || has(/^clip_similarity_target_image/) || has(/^ssim/));
   options($("first"), names.map((n) => [n, n]), $("first").value || methods[0]);
   options($("second"), names.map((n) => [n, n]), $("second").value || methods[1]);
   options($("case-row"), names.map((n) => [n, n]), $("case-row").value || methods[0]);
-  options($("case-column"), columns, $("case-column").value || has(/^psnr_true_edit/) || has(/^psnr_unedit_part|^psnr$/));
+  options($("case-column"), columns, $("case-column").value || has(/^psnr_true_edit(\[|$)/) || has(/^psnr_true_edit/) || has(/^psnr_unedit_part|^psnr$/));
   draw();
 }
 function draw() { drawTable(); drawPublished(); drawScatter(); drawPair(); drawCases(); }
