@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import runpy
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
+import reinvert.files
 from reinvert import recipes, registry
+from reinvert.files.door import Entry, OpenEntry, described
 
 DOCS = Path(__file__).parent.parent / "docs"
 METHODS = [(group, name) for group in ("inversions", "editors", "trained") for name in registry.names(group)]
@@ -50,3 +56,33 @@ def test_every_recipe_can_be_read_and_its_methods_go_together(name: str) -> None
     assert recipe.about
     assert recipe.name == name
     assert recipe.published in ("", name)
+
+
+def descriptions() -> Iterator[type[Entry]]:
+    """Of all formats in `reinvert.files`; of one that only loosens or tightens another, the other."""
+    for module in iter_modules(reinvert.files.__path__):
+        for value in vars(import_module(f"reinvert.files.{module.name}")).values():
+            if isinstance(value, type) and issubclass(value, Entry) and value.__module__.endswith(f".{module.name}"):
+                yield value
+
+
+def test_the_page_of_files_is_made_from_their_descriptions() -> None:
+    """`python docs/make_files.py` makes it again."""
+    page = (DOCS / "files.md").read_text()
+    make = runpy.run_path(str(DOCS / "make_files.py"))
+    assert page == make["filled"](page)
+    shown = {found[1] for found in make["BEGIN"].findall(page)}
+    assert {kind.__name__ for kind in descriptions()} - shown == {
+        Entry.__name__, OpenEntry.__name__, "RecipePart", "TextRecord",
+    }  # fmt: skip
+    changed = re.sub(r"(?m)^\| `blend_target` .*\n", "", page, count=1)
+    assert changed != page
+    assert make["filled"](changed) == page
+
+
+@pytest.mark.parametrize("kind", {kind.__name__: kind for kind in descriptions()}.values())
+def test_every_field_of_a_file_is_described(kind: type[Entry]) -> None:
+    """By its docstring; those of a model's configuration have diffusers' own names."""
+    for field in described(kind):
+        assert field.takes
+        assert field.about or kind.__module__.endswith("files.model"), field.name

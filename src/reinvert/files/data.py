@@ -197,7 +197,7 @@ class PlusRow(OpenEntry):
     """For editors that follow instructions."""
     mask: Annotated[str, MaxLen(20_000_000), Says("text")] | None = None
     """The region that changes, as in PIE-Bench."""
-    blended_words: Annotated[str, MaxLen(10_000), Says("text of at most 10,000 characters")] | None = None
+    blended_words: Annotated[str, MaxLen(10_000), Says("text")] | None = None
     """Pairs of words whose regions change; the first is used."""
 
 

@@ -443,6 +443,8 @@ def taken_of(annotation: Any) -> str:
             options = [Annotated[(options[0], *bounds)]]
         return " or ".join(dict.fromkeys(taken_of(option) for option in options))
     if origin is Literal:
+        if inner == ("",):
+            return "nothing"
         return f"{'one of ' if len(inner) > 1 else ''}{', '.join(map(str, inner))}"
     if origin is list or annotation is list:
         least, most = _lengths(bounds)
@@ -467,6 +469,32 @@ def taken_of(annotation: Any) -> str:
         least, most = _lengths(bounds)
         return f"text of {least or 0:,} to {most:,} characters" if most else "text"
     return "any value" if annotation is Any else str(getattr(annotation, "__name__", annotation))
+
+
+@dataclass(frozen=True)
+class Described:
+    """A field of a description, in words."""
+
+    name: str
+    takes: str
+    needed: bool
+    default: Any
+    """None where there is none, and for a field that is needed."""
+    about: str
+
+
+def described(kind: type[Entry]) -> tuple[Described, ...]:
+    """The fields of a description in order, as its page shows them."""
+    return tuple(
+        Described(
+            field.alias or name,
+            taken_of(_annotated(field)),
+            field.is_required(),
+            None if field.is_required() or field.default_factory is not None else field.default,
+            field.description or "",
+        )
+        for name, field in kind.model_fields.items()
+    )
 
 
 def taken_by(kind: type[Any]) -> str:

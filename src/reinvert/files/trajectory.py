@@ -50,10 +50,15 @@ class FitEntry(Entry):
     """How a picture was fitted to the model (`reinvert.image.Fit`)."""
 
     mode: Literal["crop", "pad", "keep"]
+    """Whether it was cropped, padded or kept."""
     source_size: Annotated[list[Side], Len(2, 2)]
+    """Its own width and height."""
     box: Annotated[list[Corner], Len(4, 4)]
+    """Left, top, right and bottom of the part that was taken."""
     size: Annotated[list[Side], Len(2, 2)]
+    """Width and height that the model is given."""
     inner: Annotated[list[Corner], Len(4, 4)]
+    """Where in them the part lies."""
 
 
 class Info(OpenEntry):
@@ -62,6 +67,7 @@ class Info(OpenEntry):
     model: Line = ""
     """The name of the model that made it."""
     seed: Seed | None = None
+    """Of the noise."""
     fits: Annotated[list[FitEntry], Len(1, 10_000)] | None = None
     """One for each picture."""
 
@@ -70,6 +76,7 @@ class TrajectoryHeader(OpenEntry):
     """The header's values, read as JSON."""
 
     format: Literal["reinvert-trajectory-1"]
+    """This format."""
     prompts: Annotated[list[Prose], Len(1, 10_000)]
     """What each picture shows."""
     steps: Annotated[int, Ge(1), Le(100_000)]

@@ -157,10 +157,15 @@ class ThingEntry(Entry):
     """One thing of a scene. Lengths are shares of the picture's side."""
 
     kind: Kind
+    """What it is."""
     color: Color = "red"
+    """Its colour."""
     material: Material = "plain"
+    """Its surface."""
     facing: Facing = "right"
+    """Where it looks, of those that have two sides."""
     wearing: Wearable | None = None
+    """What it wears, of those that can."""
     x: Share = 0.5
     """Of its middle, from the left."""
     ground: Annotated[float, Ge(0), Le(1.2)] = 0.86
@@ -177,8 +182,11 @@ class SceneEntry(Entry):
     """A scene, as `--scene` takes it and as it stands beside a drawn picture."""
 
     things: Annotated[list[ThingEntry], Len(1, 2)]
+    """What it shows."""
     background: Background = "grass"
+    """Where."""
     style: Style = "drawn"
+    """How it is drawn."""
     seed: Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] = 0
     """Moves small details only."""
 
