@@ -595,7 +595,8 @@ def test_a_picture_that_is_not_finite_is_refused(eight: Path, picture) -> None:
 
 
 def test_the_registry_knows_them() -> None:
-    assert registry.names("trained") == ("inpainting", "instruct_diffusion", "instruct_pix2pix")
+    flows = ("flux_kontext", "qwen_image_edit")  # see test_trained_flows.py
+    assert registry.names("trained") == tuple(sorted(("inpainting", "instruct_diffusion", "instruct_pix2pix", *flows)))
     for name in registry.names("trained"):
         cls = registry.find("trained", name)
         assert issubclass(cls, Trained)

@@ -327,8 +327,9 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device, half: torch.dtype
     return getattr(torch, DTYPES[dtype])
 
 
-def _place(name: str, revision: str | None) -> Path:
-    """A folder in diffusers format, or a checkpoint in one file."""
+def _place(name: str, revision: str | None, folders: Sequence[str] | None = None) -> Path:
+    """A folder in diffusers format, or a checkpoint in one file. Of a model on the Hub only `folders` are fetched, by
+    default those that any family reads."""
     if name in BUNDLED:
         if not BUNDLED[name].exists():
             raise ReinvertError(
@@ -339,10 +340,10 @@ def _place(name: str, revision: str | None) -> Path:
     check_name(name)
     if Path(name).exists():
         return Path(name)
-    return _download(name, revision)
+    return _download(name, revision, folders or component_folders())
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, folders: Sequence[str]) -> Path:
     """Fetch a Hub repository's diffusers components (or find them in the local cache)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -352,7 +353,6 @@ def _download(name: str, revision: str | None) -> Path:
         RepositoryNotFoundError,
     )
 
-    folders = component_folders()
     texts = ("json", "txt", "model")  # configurations, vocabularies, sentencepiece models
     wanted = ["model_index.json", NOTES, *(f"{part}/*.{end}" for part in folders for end in texts)]
     stems = ("diffusion_pytorch_model", "model")

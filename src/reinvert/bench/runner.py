@@ -307,7 +307,7 @@ class Maker:
         text = case.instruction if editor.reads == "instruction" else case.target_prompt
         if not text:
             raise ReinvertError(f"case {case.id} has no instruction, which {editor.name} needs")
-        picture, fit = fit_image(batch[0].picture, *_grid(pipe))
+        picture, fit = fit_image(batch[0].picture, *editor.grid(pipe))
         mask = batch[0].mask if editor.needs_mask else None
         mask = None if mask is None else fit_mask(mask, fit)
         result, cost = self._measured(Tally(), lambda: editor.edit(pipe, picture, text, mask=mask, seed=recipe.seed))
@@ -432,13 +432,6 @@ def _uses_mask(row: Row, case: EditCase) -> bool:
 def _each(count: int, cases: int) -> int | float:
     """A batch's count per case: whole, where it is the same for all."""
     return count // cases if count % cases == 0 else round(count / cases, 2)
-
-
-def _grid(pipe: Any) -> tuple[int, int]:
-    """The side of a trained editor's pictures, and what it is a multiple of."""
-    side = pipe.unet.config.sample_size
-    multiple = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    return (side if isinstance(side, int) else side[0]) * pipe.vae_scale_factor, multiple
 
 
 @cache

@@ -106,7 +106,7 @@ class NetworkConfig(OpenEntry):
     intermediate_size: Annotated[int, Ge(1), Le(1_000_000)] | None = None
     num_hidden_layers: Annotated[int, Ge(1), Le(MOST_LAYERS)] | None = None
     num_attention_heads: Annotated[int, Ge(1), Le(1024)] | Annotated[list[int], MaxLen(16)] | None = None
-    max_position_embeddings: Annotated[int, Ge(1), Le(100_000)] | None = None
+    max_position_embeddings: Annotated[int, Ge(1), Le(200_000)] | None = None
     use_attention_mask: bool | None = None
 
     @model_validator(mode="after")

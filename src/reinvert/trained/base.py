@@ -1,6 +1,7 @@
 """What every trained editor is: a frozen dataclass of settings around one of diffusers' pipelines.
 
-A trained editor needs no inversion. Its network reads the picture beside the noisy latents, in more input channels:
+A trained editor needs no inversion. Its network reads the picture beside the noisy latents, in more input channels or
+as more tokens:
 
     editor = InstructPix2Pix(steps=50)
     pipe   = editor.load()
@@ -124,7 +125,7 @@ class Trained:
         opened = open_image(picture, max_pixels=max_pixels)
         masked = self._opened_mask(mask, opened.size, max_pixels)
         seed = check_value(Seed, seed, "seed")
-        warn_of_prompts(Path(self.model).name, pipe.tokenizer, [text])
+        warn_of_prompts(Path(self.model).name, self.reader(pipe), [text])
         most = int(pipe.scheduler.config.num_train_timesteps)
         if self.steps > most:
             raise ReinvertError(f"{self.steps} steps cannot be taken; choose at most {most}")
@@ -143,7 +144,7 @@ class Trained:
             "output_type": "pt",
         }
         started = time.perf_counter()
-        with counting(pipe.unet) as count:
+        with counting(self.network(pipe)) as count:
             pixels = self.call(pipe, opened, text, masked, common)  # [1, 3, h, w] in 0..1
         image = self.finish(to_image(2 * pixels[0] - 1), opened.size)
         seconds = round(time.perf_counter() - started, 3)
@@ -154,6 +155,20 @@ class Trained:
         return asdict(self)
 
     # --- what a subclass says --------------------------------------------------------------------------------------
+
+    def network(self, pipe: Any) -> Any:
+        """The denoiser of its pipeline, whose evaluations are counted."""
+        return pipe.unet
+
+    def reader(self, pipe: Any) -> Any:
+        """The tokenizer that reads the text."""
+        return pipe.tokenizer
+
+    def grid(self, pipe: Any) -> tuple[int, int]:
+        """The usual side of its pictures in pixels, and what a side is a multiple of."""
+        side = pipe.unet.config.sample_size
+        multiple = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+        return (side if isinstance(side, int) else side[0]) * pipe.vae_scale_factor, multiple
 
     def channels(self, latent: int) -> int:
         """How many input channels its network has, for latents of that many."""
@@ -189,10 +204,10 @@ class Trained:
     def _told(self, pipe: Any, text: str, seed: int) -> dict[str, Any]:
         """What is told about a run, without the folders of this machine."""
         model = Path(self.model).name if Path(self.model).exists() else self.model
-        dtype = str(pipe.unet.dtype).removeprefix("torch.")
+        dtype = str(self.network(pipe).dtype).removeprefix("torch.")
         return {
             "trained": {"name": self.name, **self.settings, "model": model},
-            "device": str(pipe.unet.device),
+            "device": str(pipe._execution_device),  # the network itself may be waiting on the CPU
             "dtype": dtype,
             self.reads: text,
             "seed": seed,
@@ -200,25 +215,22 @@ class Trained:
 
 
 @contextmanager
-def counting(unet: Any) -> Generator[dict[str, int]]:
+def counting(network: Any) -> Generator[dict[str, int]]:
     """Counts the single samples that go through a network, under the key "forwards", until the block is left."""
     count = {"forwards": 0}
 
-    def before(_: Any, given: tuple[Any, ...]) -> None:
-        count["forwards"] += len(given[0])
+    def before(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        count["forwards"] += len(given[0] if given else named["hidden_states"])
 
-    handle = unet.register_forward_pre_hook(before)
+    handle = network.register_forward_pre_hook(before, with_kwargs=True)
     try:
         yield count
     finally:
         handle.remove()
 
 
-def fitted(pipe: Any, picture: Picture) -> Picture:
+def fitted(picture: Picture, side: int, multiple: int) -> Picture:
     """A picture as the instruction models are given theirs: LANCZOS, its borders cropped to the size's shape."""
-    side = pipe.unet.config.sample_size
-    side = (side if isinstance(side, int) else side[0]) * pipe.vae_scale_factor
-    multiple = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     return ImageOps.fit(picture, instruction_size(picture.size, side, multiple), Image.Resampling.LANCZOS)
 
 

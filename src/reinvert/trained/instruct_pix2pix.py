@@ -66,7 +66,7 @@ class InstructPix2Pix(Trained):
     def call(self, pipe: Any, picture: Picture, text: str, mask: Picture | None, common: Mapping[str, Any]) -> Tensor:
         return pipe(
             text,
-            fitted(pipe, picture),
+            fitted(picture, *self.grid(pipe)),
             num_inference_steps=self.steps,
             guidance_scale=self.text_guidance,
             image_guidance_scale=self.image_guidance,
