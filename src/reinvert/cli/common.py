@@ -132,6 +132,17 @@ class Given:
 
         return verbs.usual(model, None, typed, self.trajectory)[1]
 
+    def options(self, args: argparse.Namespace, model: Backbone) -> dict[str, Any]:
+        """The keyword arguments that `invert`, `reconstruct` and `edit` share, as they were typed."""
+        return {
+            "steps": args.steps,
+            "guidance": self.guidance(args.guidance, model),
+            "seed": args.seed,
+            "fit": args.fit or "crop",
+            "any_words": args.any_words,
+            "force": args.force,
+        }
+
     def record(self) -> dict[str, str]:
         return file_record(self.path)
 

@@ -101,12 +101,7 @@ def run(job: Job, chosen: Chosen, output: Path) -> None:
                     job.given.image,
                     job.given.source,
                     inversion=column.inversion,
-                    steps=args.steps,
-                    guidance=job.given.guidance(args.guidance, model),
-                    seed=args.seed,
-                    fit=args.fit or "crop",
-                    any_words=args.any_words,
-                    force=args.force,
+                    **job.given.options(args, model),
                     watch=watch,
                 )
                 spent = model.tally.since(before)

@@ -56,12 +56,7 @@ def run(args: argparse.Namespace) -> int:
             given.image,
             given.source,
             inversion=inversion,
-            steps=args.steps,
-            guidance=given.guidance(args.guidance, model),
-            seed=args.seed,
-            fit=args.fit or "crop",
-            any_words=args.any_words,
-            force=args.force,
+            **given.options(args, model),
             watch=watch,
         )
     seconds, spent = time.perf_counter() - started, model.tally.since(before)

@@ -73,7 +73,7 @@ class Job:
         """Run it; `image` is the given one, or a trajectory made from it."""
         from reinvert import verbs
 
-        args, fresh = self.args, image is self.given.picture
+        fresh = image is self.given.picture
         return verbs.edit(
             model,
             image,
@@ -81,13 +81,8 @@ class Job:
             target=self.targets,
             inversion=inversion,
             editor=editors,
-            steps=args.steps,
-            guidance=self.given.guidance(args.guidance, model),
-            seed=args.seed,
             mask=self.mask,
-            fit=args.fit or "crop",
-            any_words=args.any_words,
-            force=args.force,
+            **self.given.options(self.args, model),
             watch=watch,
         )
 

@@ -61,12 +61,7 @@ def run(args: argparse.Namespace) -> int:
             given.image,
             given.source if fresh else None,
             inversion=inversion,
-            steps=args.steps,
-            guidance=given.guidance(args.guidance, model),
-            seed=args.seed,
-            fit=args.fit or "crop",
-            any_words=args.any_words,
-            force=args.force,
+            **given.options(args, model),
             watch=watch,
         )
     told = {name: psnr(result.image, other) for name, other in _references(model, given, args).items()}

@@ -1,0 +1,77 @@
+"""Pictures as a model takes them: opened, fitted, encoded; and masks laid over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reinvert.backbones.base import Backbone
+from reinvert.backbones.lock import exclusive
+from reinvert.errors import ReinvertError
+from reinvert.image import (
+    MAX_PIXELS,
+    Fit,
+    FitMode,
+    Picturelike,
+    fit_image,
+    fit_mask,
+    is_picture,
+    open_image,
+    open_mask,
+    to_tensor,
+)
+
+Picture = Image.Image
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures as a model takes them: latents [case, channel, h, w] and how each picture was fitted."""
+
+    latents: Tensor
+    fits: tuple[Fit, ...]
+    pictures: tuple[Picture, ...]
+
+    def __getitem__(self, part: slice) -> Prepared:
+        """Some of them."""
+        return Prepared(self.latents[part], self.fits[part], self.pictures[part])
+
+
+@exclusive
+def prepare(
+    model: Backbone, pictures: Sequence[Picturelike], fit: FitMode = "crop", max_pixels: int = MAX_PIXELS
+) -> Prepared:
+    """Open, fit and encode pictures. All of a batch must come out the same size."""
+    fitted = [fit_image(open_image(p, max_pixels=max_pixels), model.image_size, model.multiple, fit) for p in pictures]
+    if len({picture.size for picture, _ in fitted}) > 1:
+        raise ReinvertError("pictures of one batch must come out the same size; use --fit crop, or one at a time")
+    latents = torch.cat([model.encode(to_tensor(picture)) for picture, _ in fitted])  # a batch saves no time here
+    return Prepared(latents, tuple(f for _, f in fitted), tuple(picture for picture, _ in fitted))
+
+
+def fitted_masks(mask: Any, fits: Sequence[Fit], max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Masks (`Picturelike`: one for all, or a list with one each) over fitted pictures; [case, 1, H, W] of 0 and 1."""
+    masks: list[Any] = [mask] * len(fits) if is_picture(mask) else list(mask)
+    if len(masks) != len(fits):
+        raise ReinvertError(f"{len(fits)} pictures need {len(fits)} masks, or one for all")
+    opened = [open_mask(m, max_pixels=max_pixels) for m in masks]
+    fitted = [fit_mask(picture, fit) for picture, fit in zip(opened, fits, strict=True)]
+    stacked = torch.stack([torch.from_numpy(np.asarray(m, dtype=np.float32) / 255) for m in fitted])
+    return stacked[:, None].round()
+
+
+def saved_fits(info: Mapping[str, Any]) -> tuple[Fit, ...]:
+    """How a trajectory's pictures were fitted, from its `info`."""
+    if "fits" not in info:
+        raise ReinvertError("this trajectory does not tell how its pictures were fitted; leave the mask out")
+    return tuple(Fit(**_fields(saved)) for saved in info["fits"])
+
+
+def _fields(saved: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
