@@ -183,6 +183,19 @@ def test_one_inversion_serves_every_recipe_that_shares_it(
     assert sum(record.forwards for record in records) == tiny.tally.since(before).forwards + 2 * 4
 
 
+def test_a_model_of_larger_pictures_works_at_its_own_size_and_copies_are_copies(
+    place: Place, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_data(place.data).cases[0].picture()
+    monkeypatch.setattr(tiny, "image_size", 2 * min(source.size))
+    records = done(place.plan(tmp_path, "ddim", limit=1), tmp_path)
+    assert picture(tmp_path, row(records, "ddim")["one"]).shape == (tiny.image_size, tiny.image_size, 3)
+    copy = picture(tmp_path, row(records, "copy")["one"])
+    assert copy.shape[:2] == (min(source.size),) * 2
+    if source.width == source.height:
+        assert np.array_equal(copy, np.asarray(source))
+
+
 def test_cases_with_and_without_words_or_masks_are_not_mixed(place: Place) -> None:
     plan = make_plan(open_data(place.data), "data", place.asked("ddim", batch=4), "float32")
     assert [[case.id for case in unit.cases] for unit in plan.units[::2]] == [["one", "two"], ["three"], ["four"]]

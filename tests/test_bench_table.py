@@ -174,6 +174,27 @@ def test_results_of_another_size_are_compared_with_the_picture_the_model_saw(tmp
     assert all("square" in line.failure for line in lines)
 
 
+def test_results_of_larger_models_are_scored_at_one_size(tmp_path) -> None:
+    """A result of twice the size is brought down, bicubic: its score is that of the small one, not of the large."""
+    made = write_run(tmp_path / "run", rows=["copy", "direct+p2p"], side=32)
+    run, columns = open_run(tmp_path / "run"), ("psnr", "ssim")
+    small = {line.key: line.values for line in score_run(run, made, Setup("strict", columns=columns, size=32), NONE)}
+    for path in (tmp_path / "run" / "images").iterdir():
+        picture = Image.open(path)
+        picture.resize((64, 64), Image.Resampling.NEAREST).save(path)
+    lines = list(score_run(run, made, Setup("compat", columns=columns, size=32), NONE))
+    board = read_board(run, "compat")
+    assert board.setup["size"] == 32
+    by_hand = Image.open(run.cells[lines[0].key].picture).resize((32, 32), Image.Resampling.BICUBIC)
+    case = made[run.cells[lines[0].key].case]
+    truth = score(case.picture(), by_hand, None, "", "", "compat", NONE, columns=columns)
+    assert lines[0].values["psnr"] == truth.values["psnr"]
+    large = {line.key: line.values for line in score_run(run, made, Setup("strict", columns=columns, size=64), NONE)}
+    assert any(large[key]["ssim"] != small[key]["ssim"] for key in large)
+    with pytest.raises(ReinvertError, match="between 16 and"):
+        Setup("strict", size=8)
+
+
 def test_reconstructions_are_compared_with_the_picture_and_with_the_round_trip(tmp_path) -> None:
     made = write_run(tmp_path / "run", rows=["vae", "direct+p2p"])
     path = tmp_path / "run" / "records.jsonl"

@@ -249,7 +249,11 @@ def _scaled(value: float | None, head: Heading) -> float | None:
 
 
 def _setup(table: Table) -> dict[str, Any]:
-    return {key: value for key, value in table.setup.items() if key in ("jpeg75", "networks", "libraries", "version")}
+    return {
+        key: value
+        for key, value in table.setup.items()
+        if key in ("jpeg75", "size", "networks", "libraries", "version")
+    }
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -245,7 +245,8 @@ class Maker:
         """The pictures as the model sees them, or their true edits; made of nothing."""
         model = self._model(row.model, dtype)
         pictures = [item.picture if row.kind == "copy" else _truth(item.case) for item in batch]
-        return Made(tuple(fit_image(p, model.image_size, model.multiple)[0] for p in pictures), Cost())
+        # Not enlarged to a model of larger pictures: a copy is to be one.
+        return Made(tuple(fit_image(p, min(model.image_size, *p.size), 1)[0] for p in pictures), Cost())
 
     def _round_trip(self, model: Backbone, batch: Sequence[Given]) -> Made:
         with torch.no_grad():

@@ -187,6 +187,10 @@ def scoring_version() -> str:
     return f"{reinvert.__version__}+{told.hexdigest()[:12]}"
 
 
+SIZE: Final = 512
+"""The side in pixels of PIE-Bench's pictures, at which every paper scores, whatever size its model works at."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """How scores are made. Lines of two set-ups are never averaged."""
@@ -199,8 +203,12 @@ class Setup:
     columns: tuple[str, ...] = tuple(COLUMNS)
     version: str = field(default_factory=scoring_version)
     """Of the code that scores."""
+    size: int = SIZE
+    """Larger results are brought down to this side in pixels (bicubic), so that models of any size meet at one."""
 
     def __post_init__(self) -> None:
+        if not 16 <= self.size <= 65_536:
+            raise ReinvertError(f"scores are made at a size between 16 and 65,536 pixels, not {self.size}")
         if str(self.mode) not in get_args(Mode):
             raise ReinvertError(f"there is no mode {self.mode!r}: use strict or compat")
         if self.mode == "strict" and self.libraries != CURRENT:
@@ -311,10 +319,10 @@ def _scored(
     beside: list[tuple[Cell, Comparison]] = []
     for cell in cells:
         try:
-            item = _comparison(cell, open_case(cell.case))
+            item = _comparison(cell, open_case(cell.case), setup.size)
             shown[cell.task].append((cell, item))
             if cell.task == "reconstruct" and cell.case in trips:
-                trip = open_image(cast(Path, trips[cell.case].picture))
+                trip = _at_most(open_image(cast(Path, trips[cell.case].picture)), setup.size)
                 beside.append((cell, Comparison(trip, item.edited)))
         except (ReinvertError, OSError) as error:
             lines[cell.key] = Line(cell.key, failure=str(error))
@@ -382,9 +390,9 @@ def _opened(cases: Mapping[str, EditCase], name: str) -> _Case:
     return _Case(case, case.picture(), masked, case.true_edit(), question_of(case.attributes()))
 
 
-def _comparison(cell: Cell, case: _Case) -> Comparison:
-    """The case beside the result, brought to the result's size as the model saw it (the centre square)."""
-    edited = open_image(cast(Path, cell.picture))
+def _comparison(cell: Cell, case: _Case, size: int) -> Comparison:
+    """The case beside the result, at the result's size, but at most `size`; as the model saw it (the centre square)."""
+    edited = _at_most(open_image(cast(Path, cell.picture)), size)
     source = _fitted(case.picture, edited)
     if cell.task == "reconstruct":
         return Comparison(source, edited)
@@ -396,6 +404,13 @@ def _comparison(cell: Cell, case: _Case) -> Comparison:
         case.told.target_prompt or None,
         None if case.true_edit is None else _fitted(case.true_edit, edited),
     )
+
+
+def _at_most(picture: Picture, size: int) -> Picture:
+    """A larger square brought down to `size`; Pillow's bicubic filter widens with the factor, so nothing aliases."""
+    if picture.width != picture.height or picture.width <= size:
+        return picture
+    return picture.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _fitted(picture: Picture, like: Picture) -> Picture:

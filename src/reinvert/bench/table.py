@@ -390,7 +390,9 @@ def _notes(board: Board, heads: Sequence[Heading], rows: Sequence[Row]) -> Itera
     }
     yield f"Mode {board.mode}: {arithmetic[board.mode]}. Values of the two modes must not be compared."
     jpeg = "compressed as JPEG of quality 75 first" if board.setup.get("jpeg75") else "scored as lossless PNG"
-    yield f"Results were {jpeg}. Scored by reinvert {board.setup.get('version', '')}."
+    size = board.setup.get("size")
+    down = f" Larger results were brought down to {size} x {size} pixels first (bicubic)." if size else ""
+    yield f"Results were {jpeg}.{down} Scored by reinvert {board.setup.get('version', '')}."
     networks = board.setup.get("networks") or {}
     if networks:
         yield "Networks: " + "; ".join(f"{need}: {told}" for need, told in sorted(networks.items())) + "."

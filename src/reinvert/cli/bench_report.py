@@ -34,6 +34,8 @@ def configure_score(parser: argparse.ArgumentParser) -> None:
         "[picturebook]",
     )
     parser.add_argument("--jpeg75", action="store_true", help="compress results first, as the published programs did")
+    parser.add_argument("--size", type=positive, default=512, metavar="PIXELS",
+        help="larger results are brought down to this first, bicubic [512]")  # fmt: skip
     parser.add_argument("--of-the-paper", action="store_true", help="compat as the evaluator's libraries were in 2023")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
     parser.add_argument("--batch", type=positive, default=16, metavar="N", help="results scored together [16]")
@@ -69,7 +71,7 @@ def run_score(args: argparse.Namespace) -> int:
     described = networks.describe() | ({} if judge is None else judge.describe())
     libraries = OF_THE_PAPER if args.of_the_paper else CURRENT
     for mode in MODES if args.mode == "both" else (args.mode,):
-        setup = Setup(mode, args.jpeg75 and mode == "compat", libraries, described)
+        setup = Setup(mode, args.jpeg75 and mode == "compat", libraries, described, size=args.size)
         failures = _score(run, cases, setup, networks, judge, args)
         for key, why in failures.items():
             say(f"not scored: {run.cells[key].row}, case {run.cells[key].case}: {why}", error=True)

@@ -116,6 +116,8 @@ class SetupTable(OpenEntry):
     """The arithmetic."""
     jpeg75: bool = False
     """Whether results went through JPEG of quality 75 first."""
+    size: Annotated[int, Ge(16), Le(65_536)] | None = None
+    """The side in pixels that larger results were brought down to; left out in files of before 0.2."""
     libraries: Table = Field(default_factory=dict)
     """Where versions of the evaluator's libraries differ."""
     networks: Texts = Field(default_factory=dict)
