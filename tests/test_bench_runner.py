@@ -295,8 +295,9 @@ def worst_moments(moment: str) -> Callable[[], None]:
     return patch
 
 
-def test_killed_at_any_moment_it_ends_as_if_undisturbed(place: Place, tmp_path: Path) -> None:
-    """24 kills of a real process: 20 at random moments, and one at each of the worst."""
+@pytest.mark.parametrize("kills", [6, pytest.param(24, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_ends_as_if_undisturbed(place: Place, tmp_path: Path, kills: int) -> None:
+    """Kills of a real process: one at each of the four worst moments, the others at random ones."""
     calm, out = tmp_path / "calm", tmp_path / "killed"
     plan = place.plan(calm, *ROWS)
     started = time.monotonic()
@@ -304,7 +305,7 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(place: Place, tmp_path: 
     each = (time.monotonic() - started) / len(plan.units)
     assert [cell.key for cell in place.plan(out, *ROWS).cells] == [cell.key for cell in plan.cells]
     rng = random.Random(0)
-    kills = 0
+    killed = 0
     moments = ["before the records", "in the records", "before a picture", "after the records"]
 
     def run(before: Callable[[], None]) -> Callable[[], None]:
@@ -314,16 +315,18 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(place: Place, tmp_path: 
 
         return body
 
-    for turn in range(24):
-        if turn % 6 == 5:
-            child = forked(run(worst_moments(moments[turn // 6])))
+    worst = dict(zip(range(kills - 1, -1, -(kills // 4)), reversed(moments), strict=False))
+    assert len(worst) == len(moments)
+    for turn in range(kills):
+        if turn in worst:
+            child = forked(run(worst_moments(worst[turn])))
         else:
             child = forked(run(lambda: None))
             time.sleep(rng.uniform(0, each))
             os.kill(child, signal.SIGKILL)
-        kills += os.WIFSIGNALED(ended(child))
+        killed += os.WIFSIGNALED(ended(child))
     left = len(plan.cells) - len(Records(out).refresh())
-    assert kills == 24
+    assert killed == kills
     assert 0 < left < len(plan.cells)  # or the kills did not fall within the work
     assert is_running(out) is False
     done(plan, out)

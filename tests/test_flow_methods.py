@@ -75,7 +75,7 @@ def test_rf_inversion_is_the_authors() -> None:
 @pytest.mark.parametrize(
     ("name", "inversion"),
     [
-        ("rfsolver_n8", RFSolver(inject=3)),
+        pytest.param("rfsolver_n8", RFSolver(inject=3), marks=pytest.mark.slow),
         pytest.param(
             "fireflow_n8",
             FireFlow(inject=1),
@@ -211,7 +211,7 @@ def test_the_source_comes_back_and_the_solvers_near_it(name: str, method) -> Non
     assert gap(last(model, path, targets=(TARGET, TARGET))[1], x0) > 1e-3
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["stable_diffusion_3", pytest.param("flux", marks=pytest.mark.slow)])
 def test_second_order_solvers_come_back_nearer_than_euler_s(name: str) -> None:
     model, x0 = tiny(name)
 

@@ -163,6 +163,10 @@ class Cheap:
         self.backwards += len(gradient)
 
 
+def long(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 P2P_ROWS = 30
 """Of 50 steps P2P reads the source in the first 30 (self-attention 0.6); later its text row is dead as well."""
 
@@ -181,22 +185,22 @@ def expected(every: int = 1, null: bool = False, guidance: float = 7.5, free: bo
     ("inversion", "editor", "guidance", "forwards", "needed"),
     [
         (DDIM(), "p2p", 7.5, 50 + 200, 250),
-        (NegativePrompt(), "p2p", 7.5, 50 + 150, 200),
+        long(NegativePrompt(), "p2p", 7.5, 50 + 150, 200),
         (NegativePrompt(), "p2p+proximal", 7.5, 50 + 150, 200),
         (Direct(), "p2p", 7.5, 50 + expected(), 200),
         (Direct(), "prompt", 7.5, 50 + 100, 200),
-        (Direct(inversion_guidance=0.0), "p2p", 7.5, 50 + expected(), 200),
+        long(Direct(inversion_guidance=0.0), "p2p", 7.5, 50 + expected(), 200),
         (Direct(inversion_guidance=0.0), "p2p", 1.0, 50 + expected(guidance=1), 150),
         (Direct(inversion_guidance=2.5), "p2p", 7.5, 100 + expected(), 250),
-        (Direct(inversion_guidance=7.5), "p2p", 1.0, 100 + expected(guidance=1), 250),
-        (Direct(strength=0.4), "p2p", 7.5, 50 + 200, 250),
-        (Direct(strength=0.8), "p2p", 7.5, 50 + 200, 250),
-        (Direct(every=2), "p2p", 7.5, 50 + expected(2), 250),
+        long(Direct(inversion_guidance=7.5), "p2p", 1.0, 100 + expected(guidance=1), 250),
+        long(Direct(strength=0.4), "p2p", 7.5, 50 + 200, 250),
+        long(Direct(strength=0.8), "p2p", 7.5, 50 + 200, 250),
+        long(Direct(every=2), "p2p", 7.5, 50 + expected(2), 250),
         (Direct(every=24), "p2p", 7.5, 50 + expected(24), 250),
-        (Direct(every=49), "p2p", 7.5, 50 + expected(49), 250),
-        (Direct(carry="source"), "p2p", 7.5, 50 + 200, 250),
+        long(Direct(every=49), "p2p", 7.5, 50 + expected(49), 250),
+        long(Direct(carry="source"), "p2p", 7.5, 50 + 200, 250),
         (Direct(carry="target"), "p2p", 7.5, 50 + 100 + expected(), 300),
-        (Direct(strength=0.0), "p2p", 7.5, 50 + 200, 250),
+        long(Direct(strength=0.0), "p2p", 7.5, 50 + 200, 250),
     ],
     ids=lambda value: str(value),
 )
@@ -222,8 +226,8 @@ def test_a_blend_reads_the_source_at_every_step(tiny, picture) -> None:
     ("inversion", "edit", "bound"),
     [
         (NullText(), 200, 850),
-        (NullText(single_branch=True), 200, 850),
-        (Direct(null_latent=True), expected(), 800),
+        long(NullText(single_branch=True), 200, 850),
+        long(Direct(null_latent=True), expected(), 800),
     ],
     ids=lambda value: str(value),
 )

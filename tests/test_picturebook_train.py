@@ -133,6 +133,7 @@ def test_the_evaluation_writes_its_report_and_sheets(out, reader, tmp_path, caps
         assert (tmp_path / f"{name}.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_edits_compares_inversions(out, reader, tmp_path, capsys):
     path = Path(__file__).parents[1] / "benchmarks" / "picturebook_edits.py"
     spec = importlib.util.spec_from_file_location("picturebook_edits", path)

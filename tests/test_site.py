@@ -83,6 +83,7 @@ def test_every_command_of_the_pages_can_be_parsed(capsys: pytest.CaptureFixture[
     assert {"draw", "edit", "invert", "reconstruct", "instruct", "bench"} <= set(parsers)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_prints_what_it_says(tmp_path: Path) -> None:
     from run_notebook import NOTEBOOK, run
 

@@ -250,7 +250,7 @@ def test_an_inversion_that_a_model_cannot_have_is_refused(tiny, picture, monkeyp
     assert tiny.tally.since(before).forwards == 0
 
 
-@pytest.mark.parametrize("inversion", ["direct", "null_text", "edict"])
+@pytest.mark.parametrize("inversion", ["direct", pytest.param("null_text", marks=pytest.mark.slow), "edict"])
 def test_batches_change_nothing(tiny64, inversion) -> None:
     pictures = [make_picture(seed) for seed in range(5)]
     sources, targets = [SOURCE] * 5, [TARGET, SOURCE, TARGET, TARGET, SOURCE]

@@ -174,7 +174,7 @@ def test_every_editor_that_a_family_has_runs(name: str, pair: tuple[str, str]) -
     assert gap(final[0], clean(name)[:1]) < (1e-9 if pair[0] == "direct" else 1e9)
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion_3", "flux"])
+@pytest.mark.parametrize("name", ["stable_diffusion_3", pytest.param("flux", marks=pytest.mark.slow)])
 def test_the_fixed_point_of_a_flow_is_the_sampler_s_own_step(name: str) -> None:
     """What is looked for is the velocity at the upper latent, also at the noisiest level, where there is no signal."""
     rough, fine = (

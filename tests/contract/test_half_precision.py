@@ -17,7 +17,7 @@ COMBINATIONS = [
 ]
 
 
-@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16], ids=str)
+@pytest.fixture(scope="module", params=[torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
 def half(request, tiny_folder):
     return load_tiny(tiny_folder, request.param)
 

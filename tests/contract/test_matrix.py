@@ -18,6 +18,12 @@ RUN = {name: given for name, given in GIVEN.items() if name not in ("diffedit", 
 """The matrix tells of default arguments."""
 MATRIX = pairs.matrix(UNET)
 LEGAL = [(i, e) for i, row in MATRIX.items() for e, why in row.items() if why is None]
+COVER = {
+    *((i, "p2p") for i in MATRIX),
+    *(("direct", e) for e in MATRIX["direct"]),
+    *(("none", e) for e in MATRIX["none"]),
+}
+"""Every method once or twice; every pair walks in `test_an_editor_never_changes_the_source_row` too."""
 ILLEGAL = [(i, e) for i, row in MATRIX.items() for e, why in row.items() if why is not None]
 EXACT = {name for name in registry.names("inversions") if registry.find("inversions", name).exact}
 
@@ -42,7 +48,10 @@ def inverted(tiny, picture):
     return get
 
 
-@pytest.mark.parametrize(("inversion", "editor"), LEGAL)
+@pytest.mark.parametrize(
+    ("inversion", "editor"),
+    [pytest.param(*pair, marks=() if pair in COVER else pytest.mark.slow) for pair in LEGAL],
+)
 def test_a_legal_pair_runs(tiny, picture, inverted, inversion: str, editor: str) -> None:
     method = registry.make("editors", editor, RUN.get(editor))
     mask = half_mask() if method.needs_mask else None

@@ -93,7 +93,7 @@ def allowed(recorded_json: dict, key: str) -> float:
 
 
 def long(*values: str) -> object:
-    """Runs of 64 x 64 latents take a quarter of a minute each: one of them is part of `make test`."""
+    """Runs of 64 x 64 latents take a quarter of a minute each."""
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
