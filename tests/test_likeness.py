@@ -45,7 +45,7 @@ def drawings(count: int, seed: int, large: int = 192) -> list[Image.Image]:
     for i in range(count):
         scene = sample_scene(rng, pairs=0.3, styled=0.4)
         kind, sampling = i % 6, rng.choice((0, 1, 2, 3))
-        drawn = draw(scene, {1: large, 2: 2 * 64, 5: 2 * 64}.get(kind, 64))
+        drawn = draw(scene, {1: large, 2: 2 * 64, 5: 2 * 64}.get(kind, 64), "simple")
         if kind in (2, 3):
             drawn = saved_as_jpeg(drawn, rng.choice((30, 50, 90) if kind == 2 else (50, 75, 95)))
         if kind in (4, 5):

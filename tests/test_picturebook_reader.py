@@ -81,7 +81,7 @@ def test_a_little_training_beats_guessing_and_is_repeatable(tmp_path):
     assert found["background"] > 0.8
     assert found["color"] > 0.25
     assert reader.read(pictures[5:6]) == answers[5:6]
-    assert reader.read([draw(scenes[0], 128)])[0]["background"] == scenes[0].background
+    assert reader.read([draw(scenes[0], 128, "simple")])[0]["background"] == scenes[0].background
     again = train_reader(64, 1, batch=32)
     for a, b in zip(again.network.parameters(), train_reader(64, 1, batch=32).network.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -11,7 +11,7 @@ from reinvert.errors import ReinvertError
 from reinvert.files import read_text, shown
 from reinvert.outputs import PICTURE_SUFFIXES, check_outputs, provenance, write_picture
 from reinvert.picturebook.caption import read_caption, read_scene, scene_json
-from reinvert.picturebook.draw import SIZE, draw
+from reinvert.picturebook.draw import DETAILS, FINE_SIZE, SIZE, draw
 from reinvert.picturebook.picture import check_size
 from reinvert.picturebook.scene import Scene, sample_scene
 from reinvert.values import seed, text, whole
@@ -19,7 +19,9 @@ from reinvert.values import seed, text, whole
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `reinvert draw`."""
-    parser.usage = "reinvert draw CAPTION | --scene JSON | --random  [--seed N] [--size N] [-o scene.png]"
+    parser.usage = (
+        "reinvert draw CAPTION | --scene JSON | --random  [--seed N] [--size N] [--detail simple|fine] [-o scene.png]"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "caption", nargs="?", type=text, metavar="CAPTION", help='such as "a red cat wearing a hat on grass"'
@@ -28,6 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--random", action="store_true", help="any scene")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="moves what the words leave open [0]")
     parser.add_argument("--size", type=whole, default=SIZE, metavar="N", help=f"side in pixels [{SIZE}]")
+    parser.add_argument(
+        "--detail", choices=DETAILS, help=f"[fine from {FINE_SIZE} pixels on, below simple: the bundled model's world]"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="[scene.png here]")
 
 
@@ -37,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs([output], [_scene_file(args.scene)], PICTURE_SUFFIXES)
     scene = chosen_scene(args)
     about = {"caption": scene.caption, "scene": scene_json(scene), "seed": args.seed, **provenance(args.command_line)}
-    write_picture(draw(scene, args.size), output, about)
+    write_picture(draw(scene, args.size, args.detail), output, about)
     tell([output])
     return 0
 

@@ -1,7 +1,10 @@
 """Drawing a scene: supersampled shapes, box-filtered, deterministic to the byte.
 
-`draw(scene)` gives the picture, `things_masks(scene)` each thing's coverage, and `true_edit(source, target)`
+`draw(scene)` gives the picture, `thing_masks(scene)` each thing's coverage, and `true_edit(source, target)`
 the edited picture with the exact mask of what an editor may touch: outside it both pictures are identical.
+
+There are two levels of detail. Small pictures are `simple`: flat shapes, drawn here; they are the world of the bundled
+model. From `FINE_SIZE` pixels on pictures are `fine`, with eyes, fur, shadows and places to look at, drawn by `fine`.
 """
 
 from __future__ import annotations
@@ -9,16 +12,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from random import Random
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from reinvert.errors import ReinvertError
+from reinvert.picturebook.fine import Drawn
+from reinvert.picturebook.fine import paint as paint_finely
+from reinvert.picturebook.palette import HORIZON, INK, PALETTE, PAPER, RGB, SKY_AND_GROUND, mix
 from reinvert.picturebook.scene import Scene, Thing
 from reinvert.picturebook.shapes import (
-    INK,
-    PAPER,
-    RGB,
     SHAPES,
     WORN,
     Ellipse,
@@ -31,27 +36,21 @@ from reinvert.picturebook.shapes import (
 SIZE = 64
 """The side in pixels that the bundled model is trained on; any other can be drawn."""
 SUPERSAMPLE = 4
-HORIZON = 0.58
+FINE_SIZE = 128
+"""The side from which on a picture is drawn in full detail, unless another detail is asked for."""
 
-PALETTE: dict[str, RGB] = {
-    "red": (222, 46, 46),
-    "orange": (246, 142, 30),
-    "yellow": (252, 220, 62),
-    "green": (56, 166, 76),
-    "blue": (48, 104, 222),
-    "purple": (138, 72, 196),
-    "pink": (250, 150, 194),
-    "white": (246, 246, 244),
-}
+Detail: TypeAlias = Literal["simple", "fine"]
+DETAILS: tuple[Detail, ...] = get_args(Detail)
 
 
-def mix(a: RGB, b: RGB, t: float) -> RGB:
-    """The colour a share `t` of the way from a to b."""
-    return (
-        round(a[0] + (b[0] - a[0]) * t),
-        round(a[1] + (b[1] - a[1]) * t),
-        round(a[2] + (b[2] - a[2]) * t),
-    )
+def detail_of(size: int, detail: str | None = None) -> Detail:
+    """The level of detail of a picture of `size` pixels: the one that is asked for, or the size's own."""
+    if detail is None:
+        return "fine" if size >= FINE_SIZE else "simple"
+    known: dict[str, Detail] = {name: name for name in DETAILS}
+    if detail not in known:
+        raise ReinvertError(f"there is no detail {detail!r}; choose from {', '.join(DETAILS)}")
+    return known[detail]
 
 
 class Pen:
@@ -165,21 +164,11 @@ def _gradient(top: RGB, bottom: RGB, height: int, width: int) -> NDArray[np.uint
     return np.repeat(rows[:, None], width, axis=1).astype(np.uint8)
 
 
-_SKY_AND_GROUND: dict[str, tuple[RGB, RGB, RGB, RGB]] = {
-    "grass": ((146, 204, 246), (214, 238, 252), (116, 194, 84), (70, 150, 60)),
-    "sand": ((252, 190, 140), (255, 234, 196), (238, 210, 146), (214, 174, 104)),
-    "sea": ((186, 222, 246), (226, 242, 250), (40, 140, 196), (18, 84, 158)),
-    "night": ((10, 14, 52), (44, 46, 110), (44, 54, 78), (22, 28, 48)),
-    "snow": ((144, 164, 188), (204, 214, 226), (250, 252, 255), (222, 232, 244)),
-    "room": ((246, 226, 196), (240, 216, 182), (176, 118, 72), (148, 94, 54)),
-}
-
-
 def draw_background(background: str, seed: int, side: int) -> Image.Image:
     """Sky over ground, the horizon at the same height everywhere, with a few small details moved by `seed`."""
     rng = Random(f"{background} {seed}")
     horizon = round(HORIZON * side)
-    sky_top, sky_low, ground_top, ground_low = _SKY_AND_GROUND[background]
+    sky_top, sky_low, ground_top, ground_low = SKY_AND_GROUND[background]
     sky = _gradient(sky_top, sky_low, horizon, side)
     ground = _gradient(ground_top, ground_low, side - horizon, side)
     image = Image.fromarray(np.concatenate([sky, ground]))
@@ -230,8 +219,10 @@ def _canvas(scene: Scene, side: int) -> tuple[Image.Image, list[Image.Image]]:
     return image, [draw_thing(image, thing, scene.style) for thing in scene.things]
 
 
-def draw(scene: Scene, size: int = SIZE) -> Image.Image:
-    """The scene's picture, RGB, `size` x `size` pixels."""
+def draw(scene: Scene, size: int = SIZE, detail: Detail | None = None) -> Image.Image:
+    """The scene's picture, RGB, `size` x `size` pixels; `detail` is that of the size unless given."""
+    if detail_of(size, detail) == "fine":
+        return Image.fromarray(paint_finely(scene, size).picture)
     image, _ = _canvas(scene, size * SUPERSAMPLE)
     return image.resize((size, size), Image.Resampling.BOX)
 
@@ -242,19 +233,25 @@ def _touched(mask: Image.Image | NDArray[np.bool_], size: int) -> NDArray[np.boo
     return np.asarray(array.reshape(size, SUPERSAMPLE, size, SUPERSAMPLE).any(axis=(1, 3)))
 
 
-def thing_masks(scene: Scene, size: int = SIZE) -> list[NDArray[np.bool_]]:
-    """For each thing, the pixels it touches (what it wears included), bool [size, size]."""
+def thing_masks(scene: Scene, size: int = SIZE, detail: Detail | None = None) -> list[NDArray[np.bool_]]:
+    """For each thing, the pixels it touches (what it wears included, its shadow not), bool [size, size]."""
+    if detail_of(size, detail) == "fine":
+        return [cover > 0 for cover in paint_finely(scene, size).covers]
     _, covers = _canvas(scene, size * SUPERSAMPLE)
     return [_touched(cover, size) for cover in covers]
 
 
-def true_edit(source: Scene, target: Scene, size: int = SIZE) -> tuple[Image.Image, NDArray[np.bool_]]:
+def true_edit(
+    source: Scene, target: Scene, size: int = SIZE, detail: Detail | None = None
+) -> tuple[Image.Image, NDArray[np.bool_]]:
     """The true edited picture and the mask of the edit (bool [size, size], True = edited).
 
     The mask is the region an edit is *about*: the silhouettes, before and after, of the things that differ; all
     but the unchanged things when the background differs; everything when the style differs. Every pixel that
-    differs is inside it, so outside it the two pictures are identical.
+    differs is inside it (the shadow of a thing that goes, say), so outside it the two pictures are identical.
     """
+    if detail_of(size, detail) == "fine":
+        return _fine_edit(source, target, paint_finely(source, size), paint_finely(target, size))
     side = size * SUPERSAMPLE
     before, source_covers = _canvas(source, side)
     after, target_covers = _canvas(target, side)
@@ -273,3 +270,21 @@ def true_edit(source: Scene, target: Scene, size: int = SIZE) -> tuple[Image.Ima
                 mask |= np.asarray(cover) > 0
     picture = after.resize((size, size), Image.Resampling.BOX)
     return picture, _touched(mask, size)
+
+
+def _fine_edit(source: Scene, target: Scene, before: Drawn, after: Drawn) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """`true_edit` of two pictures in full detail, whose pixels are compared as they are shown."""
+    mask = (before.picture != after.picture).any(axis=-1)
+    unchanged = set(source.things) & set(target.things)
+    if source.style != target.style:
+        mask[:] = True
+    elif source.background != target.background or source.seed != target.seed:
+        kept = np.zeros_like(mask)
+        for thing, cover in zip(source.things, before.covers, strict=True):
+            kept |= (cover == 255) & (thing in unchanged)
+        mask |= ~kept
+    for scene, drawn in ((source, before), (target, after)):
+        for thing, cover in zip(scene.things, drawn.covers, strict=True):
+            if thing not in unchanged:
+                mask |= cover > 0
+    return Image.fromarray(after.picture), mask

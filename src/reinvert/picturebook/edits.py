@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reinvert.picturebook.draw import SIZE, draw, true_edit
+from reinvert.picturebook.draw import SIZE, Detail, draw, true_edit
 from reinvert.picturebook.scene import (
     BACKGROUNDS,
     COLORS,
@@ -76,13 +76,13 @@ class Edit:
     def target_prompt(self) -> str:
         return self.target.caption
 
-    def picture(self, size: int = SIZE) -> Image.Image:
+    def picture(self, size: int = SIZE, detail: Detail | None = None) -> Image.Image:
         """The source picture."""
-        return draw(self.source, size)
+        return draw(self.source, size, detail)
 
-    def truth(self, size: int = SIZE) -> tuple[Image.Image, NDArray[np.bool_]]:
+    def truth(self, size: int = SIZE, detail: Detail | None = None) -> tuple[Image.Image, NDArray[np.bool_]]:
         """The true edited picture, and the mask of what may change (see `draw.true_edit`)."""
-        return true_edit(self.source, self.target, size)
+        return true_edit(self.source, self.target, size, detail)
 
 
 class Change(NamedTuple):

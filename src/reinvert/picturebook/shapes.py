@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-Point = tuple[float, float]
-RGB = tuple[int, int, int]
-Paint = RGB | str
+from reinvert.picturebook.palette import INK, PAPER, RGB
 
-INK: RGB = (28, 28, 36)
-PAPER: RGB = (255, 255, 255)
+Point = tuple[float, float]
+Paint = RGB | str
 
 
 @dataclass(frozen=True)

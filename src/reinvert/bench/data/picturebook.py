@@ -14,7 +14,7 @@ from reinvert.bench.data import fixed
 from reinvert.bench.data.common import bracketed, marked
 from reinvert.errors import ReinvertError
 from reinvert.files.data import SIDES
-from reinvert.picturebook.draw import SIZE, draw, true_edit
+from reinvert.picturebook.draw import SIZE, Detail, detail_of, draw, true_edit
 from reinvert.picturebook.edits import EDIT_TYPES, Edit, sample_edits
 from reinvert.picturebook.scene import PLACE
 
@@ -23,18 +23,21 @@ NAME: Final = "picturebook"
 
 @dataclass(frozen=True)
 class Drawing:
-    """An edit at a size in pixels: drawn at that size, or (`enlarged`) at the model's, each pixel then repeated."""
+    """An edit at a size in pixels: drawn at that size, or (`enlarged`) at the model's, each pixel then repeated.
+
+    The detail is `simple` at every size unless another is asked for: that is the bundled model's world."""
 
     edit: Edit
     size: int = SIZE
     enlarged: bool = False
+    detail: Detail = "simple"
 
     @property
     def _drawn(self) -> int:
         return SIZE if self.enlarged else self.size
 
     def picture(self) -> Image.Image:
-        return self._shown(draw(self.edit.source, self._drawn))
+        return self._shown(draw(self.edit.source, self._drawn, self.detail))
 
     def mask(self) -> Mask:
         return self.truth()[1]
@@ -44,7 +47,7 @@ class Drawing:
 
     def truth(self) -> tuple[Image.Image, Mask]:
         """The true edit and its mask, which are drawn together."""
-        picture, mask = true_edit(self.edit.source, self.edit.target, self._drawn)
+        picture, mask = true_edit(self.edit.source, self.edit.target, self._drawn, self.detail)
         times = self.size // self._drawn
         return self._shown(picture), mask.repeat(times, 0).repeat(times, 1)
 
@@ -60,7 +63,8 @@ class Drawing:
 
 def read(spec: str) -> Data:
     """`picturebook:100`: so many held-out edits, the types taking turns; `?seed=3&size=128&types=1,6` after it.
-    `picturebook:v1` and `picturebook:v1-heldout`: the fixed sets (`bench.data.fixed`), with `?size=` alone.
+    `picturebook:v1` and `picturebook:v1-heldout`: the fixed sets (`bench.data.fixed`), with `?size=` and `detail=`.
+    `detail=fine` is for pictures in full detail.
 
     The same seed and types give the same edits, whatever the count.
     """
@@ -68,7 +72,7 @@ def read(spec: str) -> Data:
     if told is None:
         raise ReinvertError(f"{spec!r} is no data; write {NAME}:v1, {NAME}:100 or {NAME}:100?seed=3")
     is_fixed = told[1] is not None and told[1].startswith("v")
-    given = {"size": str(SIZE)}
+    given = {"size": str(SIZE), "detail": "simple"}
     if not is_fixed:
         given |= {"seed": "0", "types": ",".join(map(str, EDIT_TYPES))}
     for part in filter(None, (told[2] or "").split("&")):
@@ -77,21 +81,27 @@ def read(spec: str) -> Data:
             raise ReinvertError(f"{NAME} has no {name!r} here; after ? come {', '.join(given)}")
         given[name] = value
     if is_fixed:
-        return _fixed(told[1], _number(given["size"], "size"))
+        size = _number(given["size"], "size")
+        return _fixed(told[1], size, detail_of(size, given["detail"]))
     count, seed, size = int(told[1] or 100), _number(given["seed"], "seed"), _number(given["size"], "size")
     types = tuple(_number(part, "types") for part in given["types"].split(","))
     check(count, size, types)
+    detail = detail_of(size, given["detail"])
     shown = [f"seed={seed}"] + [f"size={size}"] * (size != SIZE)
     shown += [f"types={','.join(map(str, types))}"] * (types != tuple(EDIT_TYPES))
+    shown += [f"detail={detail}"] * (detail != "simple")
     edits = sample_edits(count, types, seed, unseen=True)
-    cases = tuple(case_of(Drawing(edit, size), f"{edit.type_id}{index:05d}") for index, edit in enumerate(edits))
+    cases = tuple(
+        case_of(Drawing(edit, size, detail=detail), f"{edit.type_id}{index:05d}") for index, edit in enumerate(edits)
+    )
     return Data(f"{NAME}:{count}?{'&'.join(shown)}", cases)
 
 
-def _fixed(name: str, size: int) -> Data:
+def _fixed(name: str, size: int, detail: Detail) -> Data:
     check(1, size)
-    cases = tuple(case_of(Drawing(edit, size), key) for key, edit in fixed.edits_of(name))
-    shown = f"?size={size}" * (size != SIZE)
+    cases = tuple(case_of(Drawing(edit, size, detail=detail), key) for key, edit in fixed.edits_of(name))
+    given = [f"size={size}"] * (size != SIZE) + [f"detail={detail}"] * (detail != "simple")
+    shown = f"?{'&'.join(given)}" * bool(given)
     return Data(f"{NAME}:{name}{shown}", cases, about={"data": f"{NAME}:{name}", "content": fixed.content(name)})
 
 
