@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import make_picture
 from PIL import Image
@@ -118,6 +122,65 @@ def test_a_failure_does_not_replace_a_success(tmp_path: Path) -> None:
     records.append([record("a", "no"), record("b")])
     records.append([record("a"), record("b", "no")])
     assert [told["error"] for told in records.refresh().values()] == ["", ""]
+
+
+def full_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """A disk that takes `count` more bytes of a file that is appended to."""
+    real = Path.open
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file, self.left = file, count
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, data: bytes) -> int:
+            if not self.left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            wrote = self.file.write(data[: self.left])
+            self.left -= wrote
+            return wrote
+
+    def opened(path: Path, mode: str = "r", **more: Any) -> Any:
+        file = real(path, mode, **more)
+        return Full(file) if path.suffix == ".jsonl" and "a" in mode else file
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+def test_a_full_disk_is_told_by_file_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = Records(tmp_path)
+    records.append([record("1")])
+    before = (tmp_path / "records.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        full_after(patch, 100)
+        with pytest.raises(
+            ReinvertError, match=r"records\.jsonl cannot be written \(No space left on device\); make room"
+        ):
+            records.append([record("2"), record("3")])
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+    records.append([record("2")])
+    assert set(records.refresh()) == {"1", "2"}
+
+
+def test_a_picture_that_a_full_disk_does_not_hold_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(ReinvertError, match=r"images/a/b\.png cannot be written \(File too large\)"):
+            write_image(tmp_path, "images/a/b.png", "key", noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    write_image(tmp_path, "images/a/b.png", "key", noise)
 
 
 def test_an_infinite_number_is_written_as_a_word(tmp_path: Path) -> None:

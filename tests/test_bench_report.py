@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
 import io
+import json
 import math
 import sys
 import tomllib
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -21,8 +24,8 @@ from reinvert.bench import published as printed
 from reinvert.bench import report
 from reinvert.bench.published import against_published, elsewhere, published
 from reinvert.bench.score import Networks
-from reinvert.bench.scoring import Board, Setup, open_run, read_board, score_run
-from reinvert.bench.table import Figure, Table, heading, make_table
+from reinvert.bench.scoring import MEASURES, Board, Setup, open_run, read_board, score_run
+from reinvert.bench.table import Bootstrap, Figure, Table, heading, make_table
 from reinvert.cli import bench_report
 from reinvert.errors import ReinvertError
 
@@ -295,6 +298,86 @@ def test_scores_of_another_version_of_the_metrics_are_another_set_up() -> None:
     before = Setup("compat")
     assert before.version.startswith(reinvert.__version__ + "+")
     assert replace(before, version="0.2.0+abc").key != before.key
+
+
+DECIDES_NO_SCORE = (
+    "bench.records", "errors", "fields", "files", "hooks", "level", "models", "text", "words", "backbones",
+)  # fmt: skip
+"""What scoring imports for its sentences, its files and the names of devices."""
+
+
+def imported(name: str, found: dict[str, Path]) -> dict[str, Path]:
+    """The modules of reinvert that a module needs, by their paths in the package, itself among them."""
+    root = Path(reinvert.__file__).parent
+    file = next((f for f in (root / f"{name}.py", root / name / "__init__.py") if f.is_file()), None)
+    if file is None or name in found:
+        return found
+    found[name] = file
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "reinvert":
+            inner = str(node.module).removeprefix("reinvert").strip(".").replace(".", "/")
+            for alias in node.names:
+                imported(f"{inner}/{alias.name}".strip("/"), found)
+            imported(inner, found) if inner else None
+    return found
+
+
+@pytest.mark.parametrize("start", ["bench/scoring", "bench/data"])
+def test_all_code_that_decides_a_score_is_in_its_version(start: str) -> None:
+    """What scoring imports is in the version's hash, or named here as what decides no score."""
+    root = Path(reinvert.__file__).parent
+    covered = [root / part for part in MEASURES] + [root / name.replace(".", "/") for name in DECIDES_NO_SCORE]
+    covered += [root / f"{name.replace('.', '/')}.py" for name in DECIDES_NO_SCORE]
+    found = imported(start, {})
+    assert len(found) > 5
+    missing = {
+        name
+        for name, file in found.items()
+        if not any(file == part or file.is_relative_to(part) for part in covered) and file.parent != root / "bench"
+    }
+    assert missing <= {"picturebook"}, missing  # its __init__ is empty
+    assert all((root / part).exists() for part in MEASURES)
+
+
+def test_scores_of_two_versions_meet_in_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scored by one version, then some of it by another: a report has the newest alone, and going on with either
+    computes what that version has not."""
+    made, run = write_run(tmp_path / "run", 3, rows=("copy", "vae")), tmp_path / "run"
+    networks = Networks()
+
+    def scored(version: str, most: int = 99) -> list[str]:
+        found, setup = open_run(run), Setup("strict", networks=networks.describe(), version=version)
+        lines = score_run(found, made, setup, networks, batch=1)
+        return [line.key for line in islice(lines, most)]
+
+    assert len(scored("1")) == 6
+    assert len(scored("2", 2)) == 2  # stopped there
+    board = read_board(open_run(run), "strict")
+    assert board.setup["version"] == "2"
+    assert len(board.lines) == 2
+    assert board.others == 6
+    table = make_table(board, None, Bootstrap(100, 0.95, 0))
+    assert "2" in {str(value) for value in table.setup.values()}
+    assert len(scored("2")) == 4
+    assert scored("2") == []
+    assert len(read_board(open_run(run), "strict").lines) == 6
+    assert scored("1") == []  # its own are still there, and are shown once it is asked for again
+    assert read_board(open_run(run), "strict").setup["version"] == "1"
+
+
+def test_a_case_that_was_changed_since_it_was_edited_is_not_scored(tmp_path: Path) -> None:
+    made, run = write_run(tmp_path / "run", 2, rows=("copy",)), tmp_path / "run"
+    lines = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["fingerprint"] = made[line["case"]].fingerprint
+    (run / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = made
+    changed = {**made, second: replace(made[second], target_prompt="something else")}
+    setup = Setup("strict", networks=Networks().describe())
+    found = {line.key: line.failure for line in score_run(open_run(run), changed, setup, Networks())}
+    assert found[f"copy/{first}"] == ""
+    assert "was edited with another picture, prompt, mask or word" in found[f"copy/{second}"]
+    assert [line.failure for line in score_run(open_run(run), made, setup, Networks())] == [""]
 
 
 def test_figures_of_other_papers_are_all_shown_beside_a_flow_row(table) -> None:

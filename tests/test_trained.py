@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -469,6 +470,39 @@ def test_nothing_is_left_on_the_network_after_an_exception(pix2pix, inpaint, pic
     after = editor.edit(pipe, picture, **given)
     assert after.image.tobytes() == before.image.tobytes()
     assert after.forwards == before.forwards
+
+
+def test_edits_of_several_threads_wait_for_each_other(pix2pix, inpaint, picture, mask) -> None:
+    """As `reinvert.edit` does: networks, tokenizer and scheduler of a pipeline have a state."""
+    for kind in ("instruct_pix2pix", "inpainting"):
+        editor, pipe, more = made(kind, pix2pix, inpaint, mask)
+        more.pop("text")
+        texts = [INSTRUCTION, TARGET, "a red dog", "a cat"]
+        wanted = [editor.edit(pipe, picture, text, **more).image.tobytes() for text in texts]
+        assert len(set(wanted)) > 1
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-4)
+        try:
+            with ThreadPoolExecutor(4) as threads:
+                jobs = [threads.submit(editor.edit, pipe, picture, text, **more) for text in texts * 2]
+                found = [job.result(timeout=120) for job in jobs]
+        finally:
+            sys.setswitchinterval(before)
+        assert [result.image.tobytes() for result in found] == wanted * 2
+        assert len({result.forwards for result in found}) == 1
+    with pipe.lock, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(editor.edit, pipe, picture, TARGET, **more)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.5)
+        pipe.lock.__exit__(None, None, None)
+        assert waiting.result(timeout=120).image.tobytes() == wanted[1]
+        pipe.lock.__enter__()
+
+
+@pytest.mark.parametrize("model", [5, object(), ["a"]])
+def test_what_is_no_pipeline_is_refused(model, picture) -> None:
+    with pytest.raises(ReinvertError, match=r"model is a folder, a Hub id, None or the pipeline .* not a "):
+        reinvert.instruct(model, picture, INSTRUCTION)
 
 
 def test_counting_counts_samples(pix2pix) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from reinvert import __version__
 from reinvert.errors import ReinvertError, is_text
-from reinvert.files import read_json, shown
+from reinvert.files import read_json, real, shown
 from reinvert.image import Write, picture_writer, write_together
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
@@ -51,7 +51,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | None], suffix
 
     An older output of the same name is replaced with its sidecar; a JSON file that is no sidecar is not.
     """
-    taken = [path.resolve() for path in inputs if path is not None]
+    taken = [real(path) for path in inputs if path is not None]
     for output in outputs:
         _check_name(output)
         if not output.name.lower().endswith(suffixes):
@@ -65,7 +65,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | None], suffix
         for path in (output, sidecar_of(output)):
             if path.is_dir():
                 raise ReinvertError(f"{shown(path)} is a folder; choose another name with -o")
-            if path.resolve() in taken:
+            if real(path) in taken:
                 raise ReinvertError(f"{shown(path)} is an input and would be overwritten; choose another name with -o")
         if sidecar_of(output).exists() and read_sidecar(output) is None:
             raise ReinvertError(

@@ -59,6 +59,12 @@ def exclusive(verb: Callable[P, R]) -> Callable[P, R]:
     return locked
 
 
+def lock_of(pipe: Any) -> ModelLock:
+    """The lock of a pipeline, which whoever asks first gives it."""
+    lock: ModelLock = vars(pipe).setdefault("lock", ModelLock())
+    return lock
+
+
 def check_busy(busy: str) -> None:
     """Raise `ReinvertError` unless it is one of the two words."""
     if busy not in get_args(Busy):

@@ -25,6 +25,7 @@ from reinvert.bench.data.masks import encode_mask
 from reinvert.bench.data.picturebook import NAME, Drawing, blend_of, check
 from reinvert.bench.data.pie_bench import ATTRIBUTES, MADE, PICTURES, PIE, TRUE_EDITS
 from reinvert.errors import ReinvertError
+from reinvert.files import expanded, real
 from reinvert.picturebook.draw import SIZE
 from reinvert.picturebook.edits import Edit, sample_edits
 
@@ -69,7 +70,7 @@ def write(
     Raises `ReinvertError` if the folder is not empty or cannot be written, or a number cannot be.
     """
     check(count, size)
-    place = Path(folder).expanduser().resolve()
+    place = real(expanded(folder))
     named = edits_of(fixed) if fixed else _sampled(count, seed)
     called = f"{NAME}:{fixed}" if fixed else f"{NAME}, {count} cases, seed {seed}"
     if way not in get_args(Way) or pictures not in get_args(Format):

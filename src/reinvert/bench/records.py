@@ -28,12 +28,14 @@ from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
 from reinvert.errors import ReinvertError
-from reinvert.files import check, read_json, refusal, shown
+from reinvert.files import check, read_json, refusal, shown, writing
 from reinvert.files.run import AboutFile, RecordLine, read_line
 from reinvert.image import as_rgb, atomic_write
 
 RECORDS: Final = "records.jsonl"
 ABOUT: Final = "run.json"
+FULL: Final = "make room, or what else it takes, and start again: what is done stays"
+"""What to do where a file cannot be written."""
 IMAGES, DRAFTS, CLAIMS, RUNNING = "images", "drafts", "claims", "running"
 
 
@@ -116,14 +118,25 @@ class Records:
         text = "".join(json.dumps(_plain(record.told), ensure_ascii=False) + "\n" for record in records).encode()
         if not text:
             return
-        one_writer = FileLock(self.path.with_suffix(".lock"))  # or two could end the same torn line
-        with one_writer, self.path.open("ab+", buffering=0) as file:
-            if file.seek(0, os.SEEK_END) > 0:
-                file.seek(-1, os.SEEK_END)
-                text = text if file.read(1) == b"\n" else b"\n" + text
+        with writing(self.path, FULL), FileLock(self.path.with_suffix(".lock")):  # or two could end the same torn line
+            append_lines(self.path, text)
+
+
+def append_lines(path: Path, text: bytes) -> None:
+    """Append whole lines, and see them on the disk, or none of them. A torn line before them is ended first. Nobody
+    else may append meanwhile."""
+    with writing(path, FULL), path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end > 0:
+            file.seek(-1, os.SEEK_END)
+            text = text if file.read(1) == b"\n" else b"\n" + text
+        try:
             while text:
                 text = text[file.write(text) :]
             os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def _plain(value: Any) -> Any:
@@ -210,15 +223,21 @@ def write_image(folder: Path, name: str, key: str, picture: Image.Image) -> None
     the next attempt overwrites and moves (`image.atomic_write` would leave a folder).
     """
     draft, path = folder / DRAFTS / f"{key}.png", folder / name
-    draft.parent.mkdir(exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for place in (draft.parent, path.parent):
+        with writing(place, FULL):
+            place.mkdir(parents=True, exist_ok=True)
     clean = as_rgb(picture)
     clean.info = {}
-    with draft.open("wb") as file:
-        clean.save(file, format="PNG")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with writing(path, FULL):
+        try:
+            with draft.open("wb") as file:
+                clean.save(file, format="PNG")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
 
 
 def read_about(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from PIL import Image
 
 import reinvert
 from reinvert.bench.case import TYPES, EditCase
-from reinvert.bench.records import Records, read_about
+from reinvert.bench.records import Records, append_lines, read_about
 from reinvert.bench.score import COLUMNS, CURRENT, Comparison, Libraries, Networks, Scores, column, score_all
 from reinvert.bench.success import Judge, Question, question_of
 from reinvert.errors import ReinvertError
@@ -73,6 +73,8 @@ class Cell:
     attempts: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    fingerprint: str = ""
+    """Of the case as it was edited; empty where the record tells none."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def _cell(folder: Path, told: Mapping[str, Any]) -> Cell:
         attempts=int(told.get("attempts") or 1),
         settings=told.get("settings") or {},
         environment=environment,
+        fingerprint=str(told.get("fingerprint") or ""),
     )
 
 
@@ -169,10 +172,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 MEASURES: Final = (
-    "metrics", "networks", "bench/score.py", "bench/scoring.py", "bench/success.py", "image.py",
-    "picturebook/reader.py",
+    "metrics", "networks", "bench/score.py", "bench/scoring.py", "bench/success.py", "bench/case.py", "bench/data",
+    "image.py", *(f"picturebook/{name}.py" for name in ("scene", "shapes", "draw", "edits", "reader")),
 )  # fmt: skip
-"""The code that decides a score."""
+"""The code that decides a score: what measures, and what gives the picture, its mask and its true edit."""
 
 
 @cache
@@ -290,13 +293,7 @@ def _alone(path: Path) -> Generator[None]:
 def _append(path: Path, told: Sequence[Mapping[str, Any]]) -> None:
     """Append lines and see them on the disk. A torn last line is ended first."""
     text = "".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in told)
-    with path.open("ab+") as file:
-        if file.seek(0, os.SEEK_END) > 0:
-            file.seek(-1, os.SEEK_END)
-            text = text if file.read(1) == b"\n" else f"\n{text}"
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(path, text.encode())
 
 
 def _written(line: Line, setup: Setup) -> dict[str, Any]:
@@ -319,7 +316,7 @@ def _scored(
     beside: list[tuple[Cell, Comparison]] = []
     for cell in cells:
         try:
-            item = _comparison(cell, open_case(cell.case), setup.size)
+            item = _comparison(cell, _same(cell, open_case(cell.case)), setup.size)
             shown[cell.task].append((cell, item))
             if cell.task == "reconstruct" and cell.case in trips:
                 trip = _at_most(open_image(cast(Path, trips[cell.case].picture)), setup.size)
@@ -388,6 +385,16 @@ def _opened(cases: Mapping[str, EditCase], name: str) -> _Case:
     mask = case.mask()
     masked = None if mask is None else Image.fromarray(mask)
     return _Case(case, case.picture(), masked, case.true_edit(), question_of(case.attributes()))
+
+
+def _same(cell: Cell, case: _Case) -> _Case:
+    """The case, if it is still the one that was edited; scores of other prompts, masks or pictures would mix."""
+    if cell.fingerprint and cell.fingerprint != case.told.fingerprint:
+        raise ReinvertError(
+            f"case {cell.case} was edited with another picture, prompt, mask or word than the data has now; name the "
+            "data of the run with --data, or run it again in another folder"
+        )
+    return case
 
 
 def _comparison(cell: Cell, case: _Case, size: int) -> Comparison:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from reinvert.cli.bench_report import configure_report, configure_score, run_report, run_score
 from reinvert.cli.terminal import console, say
 from reinvert.errors import ReinvertError
+from reinvert.files import expanded, real
 from reinvert.models import check_device, check_dtype
 from reinvert.values import number, positive, seed, steps, whole
 
@@ -86,7 +87,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
 
 def check_data(given: str) -> None:
     """Tell of data that is not there before torch is loaded."""
-    if not given.startswith("picturebook:") and not Path(given).expanduser().exists():
+    if not given.startswith("picturebook:") and not expanded(given).exists():
         from reinvert.bench.data import open_data
 
         open_data(given)
@@ -111,7 +112,7 @@ def run_run(args: argparse.Namespace) -> int:
         plan = open_plan(out, args.data, asked, device=device, dtype=args.dtype, any_version=args.any_version)
         for warning in plan.warnings:
             say(warning, error=True)
-        return Job(plan, out.resolve(), device, args.retry_failed)
+        return Job(plan, real(out), device, args.retry_failed)
 
     if count is not None:
         made = job(args.device)

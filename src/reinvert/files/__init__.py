@@ -13,6 +13,7 @@ from reinvert.files.door import (
     check,
     check_value,
     clean,
+    expanded,
     inside,
     is_printable,
     linked_inside,
@@ -23,8 +24,10 @@ from reinvert.files.door import (
     read_table,
     read_text,
     read_toml,
+    real,
     refusal,
     shown,
+    writing,
 )
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "check",
     "check_value",
     "clean",
+    "expanded",
     "inside",
     "is_printable",
     "linked_inside",
@@ -43,6 +47,8 @@ __all__ = [
     "read_table",
     "read_text",
     "read_toml",
+    "real",
     "refusal",
     "shown",
+    "writing",
 ]

@@ -22,7 +22,8 @@ import tomllib
 import types
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -157,6 +158,22 @@ def decode(data: bytes, name: str) -> str:
         raise refusal(f"{name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
+def expanded(path: Pathlike) -> Path:
+    """A path that a user typed, with `~` and `~name` as home folders."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise refusal(f"{shown(path)} is in the home of a user that there is not; write the path out") from error
+
+
+def real(path: Pathlike) -> Path:
+    """Where a path leads once links are followed. (`Path.resolve` raises RuntimeError where links form a ring.)"""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a zero byte
+        raise refusal(f"{shown(path)} is no name of a file; check the path") from error
+
+
 def inside(folder: Pathlike, name: str, what: str = "file") -> Path:
     """The path of an existing file that a file in `folder` names.
 
@@ -195,6 +212,15 @@ def _within(root: Path, path: Path) -> bool:
         return False
     blobs = snapshots.parent / "blobs"
     return not blobs.is_symlink() and path.is_relative_to(blobs)
+
+
+@contextmanager
+def writing(path: Pathlike, advice: str) -> Generator[None]:
+    """Tells which file could not be written, on a full disk for one, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(f"{shown(path)} cannot be written ({error.strerror or error})", advice) from error
 
 
 # --- parsing ------------------------------------------------------------------------------------------------------

@@ -45,6 +45,11 @@ def instruct(
         raise ReinvertError(
             "editor is the name of a trained editor, or one with its settings, which then takes no more"
         )
+    if model is not None and not hasattr(model, "scheduler"):
+        raise ReinvertError(
+            f"model is a folder, a Hub id, None or the pipeline that {chosen.name}'s load gave, not a "
+            f"{type(model).__name__}"
+        )
     pipe = chosen.load(device, dtype) if model is None else model
     return chosen.edit(pipe, image, text, mask=mask, seed=seed, max_pixels=max_pixels, watch=watch)
 

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from reinvert.backbones import loading
+from reinvert.backbones.lock import lock_of
 from reinvert.display import line, png
 from reinvert.errors import ReinvertError
 from reinvert.files import check_value
@@ -120,11 +121,18 @@ class Trained:
         `text` is what `reads` says. `mask` (white = edit) is of the picture's size, and only for editors that need
         one. All noise comes from one generator on the CPU, seeded with `seed`. `watch` is called after every step.
 
-        Raises `ReinvertError` before anything is computed, and for a result that is not finite.
+        Edits of several threads with one pipeline wait for each other. Raises `ReinvertError` before anything is
+        computed, and for a result that is not finite.
         """
         opened = open_image(picture, max_pixels=max_pixels)
         masked = self._opened_mask(mask, opened.size, max_pixels)
         seed = check_value(Seed, seed, "seed")
+        with lock_of(pipe):  # one edit at a time: networks, tokenizer and scheduler have a state
+            return self._edited(pipe, opened, text, masked, seed, watch)
+
+    def _edited(
+        self, pipe: Any, opened: Picture, text: str, masked: Picture | None, seed: int, watch: Watch | None
+    ) -> TrainedResult:
         warn_of_prompts(Path(self.model).name, self.reader(pipe), [text])
         most = int(pipe.scheduler.config.num_train_timesteps)
         if self.steps > most:

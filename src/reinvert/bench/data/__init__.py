@@ -9,7 +9,7 @@ from typing import Final
 from reinvert.bench.case import Data
 from reinvert.bench.data import coco, folder, picturebook, pie_bench, pie_bench_pp
 from reinvert.errors import ReinvertError
-from reinvert.files import shown
+from reinvert.files import expanded, shown
 
 READERS: Final = (pie_bench, folder, coco, pie_bench_pp)
 """Each has `find(folder)`, the file that it would read there or None, and `read(file)`."""
@@ -36,9 +36,11 @@ def open_data(spec: str | os.PathLike[str]) -> Data:
     if name.partition(":")[0].partition("?")[0] == picturebook.NAME and not Path(name).exists():
         return picturebook.read(name)
     try:
-        place = Path(name).expanduser()
+        place = expanded(name)
         there = place.exists()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, half a character, no such user
+    except ReinvertError:
+        raise
+    except (OSError, ValueError) as error:  # too long, half a character
         raise ReinvertError(f"{shown(name)} is no name of a folder; check the path") from error
     if not there:
         raise ReinvertError(f"{shown(name)} does not exist; name a folder of data, or {picturebook.NAME}:100")
