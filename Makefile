@@ -1,4 +1,4 @@
-# `make demo` edits a picture; `make test` checks everything. Each sets itself up: it needs Python 3.11 or newer, pip and make.
+# `make demo` edits a picture, `make studio` in the browser; `make test` checks everything. Each sets itself up: it needs Python 3.11 or newer, pip and make.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -12,10 +12,11 @@ PYTEST  := $(BIN)/pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint slow-test docs clean distclean
+.PHONY: help demo studio test lint slow-test docs clean distclean
 
 help:
 	@echo "make demo       set up, draw a scene, edit it several ways, write demo/"
+	@echo "make studio     set up, and edit in the browser"
 	@echo "make test       set up, then lint, types, import rules and tests"
 	@echo "make lint       lint, types and import rules only"
 	@echo "make slow-test  the long tests, left out of make test"
@@ -24,6 +25,9 @@ help:
 
 demo: $(VENV)/.runtime
 	$(BIN)/reinvert demo -o demo/
+
+studio: $(VENV)/.studio
+	$(BIN)/reinvert studio --open
 
 test: lint
 	$(PYTEST)
@@ -64,7 +68,12 @@ $(VENV)/.runtime: requirements.txt pyproject.toml | $(VENV)/.python
 	@$(PIP) install --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+$(VENV)/.studio: requirements-studio.txt $(VENV)/.runtime
+	@echo "installing the studio into $(VENV)"
+	@$(PIP) install -r requirements-studio.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements-studio.txt $(VENV)/.runtime
 	@echo "installing the tools for tests into $(VENV)"
 	@$(PIP) install -r requirements-dev.txt
 	@touch $@

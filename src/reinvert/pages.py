@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field
 from functools import cache, partial
@@ -22,6 +23,9 @@ from typing import Any
 from reinvert.errors import ReinvertError
 
 OURS = "reinvert"
+PARSING = threading.RLock()
+"""Held by who turns source into syntax trees, or these into code: in CPython 3.11 two threads at it disturb each other
+("AST constructor recursion depth mismatch")."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,23 @@ class Page:
             return
         told = {name: values.get(name, each.default) for name, each in self.fields.items()}
         try:
-            self.post_init()(SimpleNamespace(**told))
+            with PARSING:
+                check = self.post_init()
+            check(SimpleNamespace(**told))
         except ReinvertError:
             raise
         except Exception:  # it asks for more than the fields: then the class itself will tell
             return
 
 
-@cache
 def read_page(module: str, base_module: str, base: str) -> Page:
     """The page of the class in `module` (its name ends in the method's) that descends from `base`."""
+    with PARSING:
+        return _read_page(module, base_module, base)
+
+
+@cache
+def _read_page(module: str, base_module: str, base: str) -> Page:
     source = _source(module)
     lineages = [list(_lineage(module, name)) for name in sorted(source.classes)]
     lineage = next(found for found in lineages if found[-1] == (base_module, base))

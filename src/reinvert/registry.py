@@ -26,7 +26,7 @@ from typing import Any, Literal, cast
 from reinvert.display import line
 from reinvert.errors import ReinvertError
 from reinvert.files import check_value, shown
-from reinvert.pages import Page, read_page
+from reinvert.pages import PARSING, Page, read_page
 
 Group = Literal["inversions", "editors", "trained"]
 _BASES: dict[Group, tuple[str, str]] = {
@@ -200,7 +200,8 @@ def _page(group: Group, name: str) -> Page:
 
 @cache
 def _field_docs(cls: type[Any]) -> dict[str, str]:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    with PARSING:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = cast(ast.ClassDef, tree.body[0]).body
     docs: dict[str, str] = {}
     for field_node, doc in pairwise(body):

@@ -191,7 +191,7 @@ class Request:
             for moment, state in path.walk(self.model, targets, hooks, self.guidance):
                 x = state.x
                 if watch is not None:
-                    watch(Progress(stage, moment.index + 1, moment.steps))
+                    watch(Progress(stage, moment.index + 1, moment.steps, x, moment))
             fits = self.given.fits[part] if isinstance(self.given, Prepared) else None
             results += self._rendered(x, targets, self._settings(path, targets, own), fits)
         return results

@@ -52,6 +52,7 @@ COMMANDS = {
         Command("methods", "the inversions and editors there are, and what they need"),
         Command("draw", "draw a picturebook scene, to have a picture to edit"),
         Command("demo", "draw a scene, edit it several ways, and lay out the results"),
+        Command("studio", "edit in the browser"),
         Command("gallery", "every method on every type of edit, on one sheet"),
         Command("bench", "run, resume, score and report a benchmark"),
     )

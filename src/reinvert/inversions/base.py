@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from reinvert.backbones.base import Backbone
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks, Kind
-from reinvert.level import Time
+from reinvert.level import Moment, Time
 from reinvert.loop import State, Step, walk
 from reinvert.noise import draws
 from reinvert.steps import ddim
@@ -22,11 +22,17 @@ from reinvert.trajectory import Kept, Trajectory, source_conditioning
 
 @dataclass(frozen=True)
 class Progress:
-    """One step done, of how many, in which stage; what a progress bar needs."""
+    """One step done, of how many, in which stage; what a progress bar needs.
+
+    For a preview, a step of an edit also tells the latents that it led to, [branch, case, channel, h, w], and when it
+    happened; both are None in other stages.
+    """
 
     stage: str
     done: int
     total: int
+    latents: Tensor | None = field(default=None, repr=False, compare=False)
+    moment: Moment | None = field(default=None, repr=False, compare=False)
 
 
 Inverting = Generator[Progress, None, Trajectory]

@@ -1,0 +1,89 @@
+"""The models that the page offers; one is held at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from reinvert import pairs, registry
+from reinvert.backbones import Backbone, load
+from reinvert.errors import ReinvertError
+from reinvert.models import check_name
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The methods that a model can run: for each inversion and editor why they do not go together, or None."""
+
+    table: dict[str, dict[str, str | None]]
+
+    def all_editors(self) -> tuple[str, ...]:
+        """Every editor that goes with an inversion at least."""
+        rows = self.table.values()
+        return tuple(name for name in next(iter(rows)) if any(row[name] is None for row in rows))
+
+    def inversions_for(self, editor: str) -> tuple[str, ...]:
+        """The inversions that an editor goes with."""
+        return tuple(name for name, row in self.table.items() if row[editor] is None)
+
+    def refused_for(self, editor: str) -> dict[str, str]:
+        """The inversions that it does not go with, and why."""
+        return {name: why for name, row in self.table.items() if (why := row[editor]) is not None}
+
+
+class Shelf:
+    """Models by the names that the command line gave. Loading one lets the other go."""
+
+    def __init__(self, names: Sequence[str], device: str = "auto", dtype: str = "auto") -> None:
+        for name in names:
+            check_name(name)
+        self.names, self.device, self.dtype = tuple(dict.fromkeys(names)), device, dtype
+        self._lock = threading.Lock()
+        self._held: tuple[str, Backbone] | None = None
+        self._choices: dict[str, Choices] = {}
+
+    def check(self, name: str) -> None:
+        """Raise `ReinvertError` for a model that is not offered: the page loads nothing else."""
+        if name not in self.names:
+            raise ReinvertError(f"there is no model {name!r} here; choose from {', '.join(self.names)}")
+
+    def get(self, name: str) -> Backbone:
+        """The model, loaded if it is not held; then it is the only one held."""
+        self.check(name)
+        with self._lock:
+            if self._held is None or self._held[0] != name:
+                self._held = None  # before the other is loaded: together they may be too much
+                self._held = name, load(name, self.device, self.dtype)
+            return self._held[1]
+
+    def is_held(self, name: str) -> bool:
+        return self._held is not None and self._held[0] == name
+
+    def preload(self) -> threading.Thread:
+        """Load the first model, and what a first edit needs besides, while nobody waits for it."""
+        thread = threading.Thread(target=partial(self._preload, self.names[0]), daemon=True, name="reinvert-preload")
+        thread.start()
+        return thread
+
+    def _preload(self, name: str) -> None:
+        try:
+            self.choices(name)
+        except Exception:  # whoever asks for the model is told
+            return
+
+    def choices(self, name: str) -> Choices:
+        """What the model can run; it is loaded for this if it has not been asked before."""
+        model = self.get(name)
+        with self._lock:  # several people arrive at once
+            if name not in self._choices:
+                self._choices[name] = Choices(pairs.matrix(model))
+            return self._choices[name]
+
+
+def joinable(model: Backbone, inversion: str, editor: str, candidates: Sequence[str]) -> tuple[str, ...]:
+    """The editors that can be joined to another on a model."""
+    inverts, first = registry.make("inversions", inversion), registry.make("editors", editor)
+    made = {name: registry.make("editors", name) for name in candidates}
+    return tuple(n for n, e in made.items() if pairs.why_not(inverts, [first, e], model=model) is None)
