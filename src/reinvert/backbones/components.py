@@ -124,9 +124,9 @@ def active_adapters(networks: Sequence[torch.nn.Module]) -> dict[str, float]:
 def fingerprint(networks: Sequence[torch.nn.Module], additions: Mapping[str, Any] | None = None) -> Fingerprint:
     """Hash of the configuration and of what was added to the weights, and the mean magnitude of 32 weight tensors
     spread over the networks."""
-    shapes = [(n, tuple(p.shape)) for net in networks for n, p in sorted(net.named_parameters())]
-    tensors = [p for net in networks for _, p in sorted(net.named_parameters())]
-    picked = tensors[:: max(1, len(tensors) // 32)]
+    named = [pair for net in networks for pair in sorted(net.named_parameters())]
+    shapes = [(name, tuple(weight.shape)) for name, weight in named]
+    picked = [weight for _, weight in named[:: max(1, len(named) // 32)]]
     probe = tuple(round(float(p.detach().float().flatten()[:4096].abs().mean()), 6) for p in picked)
     added = {key: value for key, value in (additions or {}).items() if key in ("lora", "vae")}
     added |= {"adapters": adapters} if (adapters := active_adapters(networks)) else {}
