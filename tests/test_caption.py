@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from reinvert.errors import ReinvertError
 from reinvert.picturebook.caption import read_caption, read_scene, scene_json
-from reinvert.picturebook.scene import sample_scene
+from reinvert.picturebook.scene import Scene, caption_words, sample_scene
+from reinvert.picturebook.tokenizer import build_tokenizer
+from reinvert.picturebook.wording import STANDS, plainly, reword, words
 
 SCENES = [sample_scene(Random(i), pairs=0.4, styled=0.4) for i in range(300)]
 
@@ -34,6 +37,84 @@ def test_a_seed_gives_one_layout_for_every_wording():
         dog.things[0].facing,
     )
     assert read_caption("a red cat on grass", 6) != cat
+
+
+# --- captions as people write them -------------------------------------------------------------------------------
+
+
+def twins(scene: Scene) -> Scene:
+    """The second thing made of the first one's kind."""
+    first, *others = scene.things
+    same = [replace(b, kind=first.kind, wearing=first.wearing, material=first.material) for b in others]
+    return replace(scene, things=(first, *same))
+
+
+WORDED = [twins(scene) if i % 2 else scene for i, scene in enumerate(SCENES)]
+
+
+def test_every_rewording_is_read_as_what_it_says():
+    for i, scene in enumerate(WORDED):
+        written = reword(scene, Random(i), near=0.5)
+        assert plainly(written.text) == written.plain, written.text
+        assert read_caption(written.text, i).style == scene.style
+
+
+def test_rewordings_say_the_truth_and_leave_things_out():
+    for i, scene in enumerate(WORDED):
+        whole = reword(scene, Random(i), unsaid=0.0)
+        assert all(thing.color in whole.plain.caption for thing in scene.things)
+        sides = [STANDS["left" if t.x < 0.4 else "right" if t.x > 0.6 else "middle"] for t in scene.things]
+        assert all(side is None or STANDS[side] in sides for side in whole.plain.stands)
+    texts = [reword(scene, Random(i)).text for i, scene in enumerate(WORDED)]
+    assert texts == [reword(scene, Random(i)).text for i, scene in enumerate(WORDED)]
+    some = " ".join(texts)
+    for phrase in ("two ", " one and ", "on the left", "in the middle", "kitten", "snow man", "party hat", "that is "):
+        assert phrase in some, phrase
+    assert sum(text.startswith(("in ", "on ", "at ", "by ")) for text in texts) > 30
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("In the snow, a cat.", "a cat in snow"),
+        ("two kittens: a crimson one and a blue one at sea", "a red cat and a blue cat in the sea"),
+        ("two striped cats looking left", "a striped cat facing left and a striped cat facing left"),
+        ("a snow man with a party hat as a neon sign indoors", "a neon sign of a snowman wearing a hat in a room"),
+        ("a puppy that is red and spotted, a boat made of metal", "a red dotted dog and a metal boat"),
+        ("a pencil sketch of a stripy azure ship", "a sketch of a blue striped boat"),
+    ],
+)
+def test_what_other_words_say(text: str, plain: str):
+    found = plainly(text)
+    assert found is not None
+    assert found.caption == plain
+
+
+def test_a_caption_says_where_things_stand():
+    left, alone = read_caption("a red cat on the left", 3), read_caption("a red cat", 3)
+    assert left.things[0].x == pytest.approx(alone.things[0].x - 0.2)
+    assert read_caption("a red cat in the middle", 3).things[0].x == alone.things[0].x
+    pair = read_caption("on the right a blue dog, a red cat on the left, in snow", 3)
+    assert [(thing.kind, thing.x > 0.5) for thing in pair.things] == [("dog", True), ("cat", False)]
+    with pytest.raises(ReinvertError, match="one stands on the left and one on the right"):
+        read_caption("a red cat on the left and a dog on the left")
+
+
+@pytest.mark.parametrize("text", ["a cat on mars", "two elephants", "a cat in the snow at night", "three cats", ""])
+def test_what_no_words_of_the_world_say_is_not_read(text: str):
+    assert plainly(text) is None
+    with pytest.raises(ReinvertError):
+        read_caption(text)
+
+
+def test_the_words_of_rewordings_are_tokens_of_a_tokenizer_that_is_built_with_them(tmp_path):
+    tokenizer = build_tokenizer(tmp_path, words(), 64)
+    known = {*words(), *caption_words(), "a"}
+    for i, scene in enumerate(WORDED):
+        text = reword(scene, Random(i), near=0.5).text
+        assert set(text.replace(",", "").split()) <= known, text
+        assert len(tokenizer(text)["input_ids"]) < 64
+    assert len(tokenizer.tokenize("two kittens in a meadow")) == 5
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
     caption = [style] thing ["and" thing] [place]
     thing   = a|an [colour] [material] kind ["wearing" a hat|crown] ["facing" left|right]
 
-What a caption leaves open (where a thing stands, and its colour or facing where they are not named) is drawn from
+Captions in other words and another order (see `wording`) are read as the plain caption that says the same. What a
+caption leaves open (where a thing stands, and its colour or facing where they are not named) is drawn from
 the seed, within the ranges that the bundled model was trained on.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from random import Random
 from typing import Annotated, Any, cast
@@ -37,13 +38,46 @@ from reinvert.picturebook.scene import (
     Scene,
     Thing,
 )
+from reinvert.picturebook.wording import plainly
 
 ALONE, PAIR = ((0.5, 0.29),), ((0.27, 0.19), (0.73, 0.19))
 """Where things stand (x) and how large they are, as `scene.sample_scene` places them."""
 
 
+SIDES = {"left": (0.3, 0.23), "middle": (0.5, 0.27), "right": (0.7, 0.23)}
+"""The same for a single thing whose caption says where it stands."""
+
+
 def read_caption(caption: str, seed: int = 0) -> Scene:
     """The scene that a caption describes. Raises `ReinvertError` naming the words that picturebook knows."""
+    try:
+        return _read(caption, seed)
+    except ReinvertError:
+        plain = plainly(caption)
+        if plain is None:
+            raise
+    return _standing(_read(plain.caption, seed), plain.stands)
+
+
+def _standing(scene: Scene, stands: tuple[str | None, ...]) -> Scene:
+    """The scene with its things where the caption has them stand."""
+    if len(scene.things) == 1:
+        if stands[0] is None:
+            return scene
+        thing, (x, size) = scene.things[0], SIDES[stands[0]]
+        ((old_x, old_size),) = ALONE
+        moved = replace(thing, x=round(thing.x + x - old_x, 4), size=round(thing.size * size / old_size, 4))
+        return replace(scene, things=(moved,))
+    first, second = scene.things
+    if stands in (("right", "left"), ("right", None), (None, "left")):
+        (a, _), (b, _) = PAIR
+        first, second = replace(first, x=round(first.x + b - a, 4)), replace(second, x=round(second.x + a - b, 4))
+    elif stands[0] == stands[1] is not None or "middle" in stands:
+        raise ReinvertError("of two things one stands on the left and one on the right")
+    return replace(scene, things=(first, second))
+
+
+def _read(caption: str, seed: int) -> Scene:
     text = " ".join(caption.lower().replace(",", " ").split()).rstrip(".!")
     if not text:
         raise ReinvertError('describe a scene, such as "a red cat on grass"')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,11 +28,11 @@ def _byte_alphabet() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
 
 
-def _words() -> list[str]:
+def _words(more: Sequence[str]) -> list[str]:
     values = (*scene.KINDS, *scene.COLORS, *scene.MATERIALS, *scene.WEARABLES, *scene.FACINGS)
     phrases = (*scene.PLACE.values(), *scene.STYLE_PREFIX.values(), "wearing facing and an a")
     stems = (stem for compound in COMPOUNDS.values() for stem in compound)
-    return sorted({*values, *" ".join(phrases).split(), *EXTRA_WORDS, *stems} - set(COMPOUNDS))
+    return sorted({*values, *" ".join(phrases).split(), *EXTRA_WORDS, *stems, *more} - set(COMPOUNDS))
 
 
 def _merged(pieces: list[str], rule: tuple[str, str]) -> list[str]:
@@ -66,16 +67,16 @@ def _merges(words: list[str]) -> list[tuple[str, str]]:
     return merges
 
 
-def build_tokenizer(folder: Path) -> CLIPTokenizer:
+def build_tokenizer(folder: Path, more: Sequence[str] = (), length: int = MAX_LENGTH) -> CLIPTokenizer:
     """Write vocab.json and merges.txt to `folder` and load them. What is already there is kept: a model that is half
-    trained needs the numbers it began with."""
+    trained needs the numbers it began with. `more` words are single tokens too; captions are cut at `length` tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     rules, numbers = folder / "merges.txt", folder / "vocab.json"
     if not (rules.exists() and numbers.exists()):
         letters = _byte_alphabet()
-        merges = _merges(_words())
+        merges = _merges(_words(more))
         pieces = [*letters, *(f"{c}</w>" for c in letters), *("".join(rule) for rule in merges)]
         vocabulary = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
         numbers.write_text(json.dumps({piece: i for i, piece in enumerate(vocabulary)}))
         rules.write_text("\n".join(["#version: 0.2", *(" ".join(rule) for rule in merges)]) + "\n")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_LENGTH)
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=length)
