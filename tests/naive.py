@@ -234,7 +234,7 @@ def encode(model, prompts: list[str]) -> Tensor:
         prompts, padding="max_length", max_length=model.tokenizer.model_max_length, return_tensors="pt"
     )
     with torch.no_grad():
-        return model.text_encoder(rows.input_ids)[0].float().to(model.dtype)  # the package keeps texts in float32
+        return model.text_encoder(rows.input_ids)[0]
 
 
 def noise(model, z: Tensor, t: int, text: Tensor) -> Tensor:
@@ -349,7 +349,7 @@ def null_text(
 ) -> tuple[list[Tensor], list[Tensor], list[int]]:
     """Section 3.1: (phi_s, the latents they lead to from z*_N on, inner steps taken)."""
     steps = len(path) - 1
-    text, phi = encode(model, [prompt]), encode(model, [""]).float()  # the optimiser's state is float32
+    text, phi = encode(model, [prompt]), encode(model, [""])
     z, learned, followed, taken = path[-1], [], [path[-1]], []
     for s, t in enumerate(times(steps)):
         a, b = coefficients(t, steps)

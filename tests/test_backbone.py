@@ -192,7 +192,9 @@ def test_an_offline_hub_is_one_sentence() -> None:
 
 
 def test_devices_and_dtypes_that_do_not_exist_are_refused(tiny_folder: Path) -> None:
-    with pytest.raises(ReinvertError, match="there is no dtype 'float8'; use auto, float32, bfloat16 or float16"):
+    with pytest.raises(
+        ReinvertError, match="there is no dtype 'float8'; use auto, float64, float32, bfloat16 or float16"
+    ):
         reinvert.load(tiny_folder, device="cpu", dtype="float8")
     with pytest.raises(ReinvertError, match="there is no device 'gpu9'"):
         reinvert.load(tiny_folder, device="gpu9")

@@ -27,6 +27,7 @@ from reinvert.files import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch import dtype as Dtype
 
 Picture: TypeAlias = Image.Image
 """A PIL picture; what the functions below return is always mode RGB, masks are mode L."""
@@ -591,8 +592,9 @@ def _text(size: Size) -> str:
 # --- Pictures and tensors ----------------------------------------------------------------------------------
 
 
-def to_tensor(images: Picture | Sequence[Picture]) -> Tensor:
-    """Pictures of one size as float32 `[n, 3, h, w]` in -1..1, by value / 127.5 - 1 as published.
+def to_tensor(images: Picture | Sequence[Picture], dtype: Dtype | None = None) -> Tensor:
+    """Pictures of one size as `[n, 3, h, w]` in -1..1, by value / 127.5 - 1 as published; float32 unless `dtype` says
+    otherwise.
 
     Raises `ReinvertError` for an empty list or pictures of different sizes.
     """
@@ -604,7 +606,7 @@ def to_tensor(images: Picture | Sequence[Picture]) -> Tensor:
         found = " and ".join(_text(size) for size in sizes) or "none"
         raise ReinvertError(f"pictures of one size are needed, not of {found}: fit them to the model first.")
     pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))  # [n, h, w, 3]
-    return (pixels.float() / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+    return (pixels.to(dtype or torch.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 
 
 def to_image(tensor: Tensor) -> Picture:

@@ -37,7 +37,7 @@ def check_pictures(model: Backbone, pictures: Sequence[Image.Image], latents: Te
         return
     for picture, latent in zip(pictures, latents, strict=True):
         with torch.no_grad():
-            rendered = to_image(model.decode(latent[None].float())[0])
+            rendered = to_image(model.decode(latent[None])[0])
         reason = why_unlike(looks, np.asarray(picture.convert("RGB")), np.asarray(rendered))
         if reason is not None:
             raise ReinvertError(

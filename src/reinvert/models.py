@@ -14,6 +14,8 @@ from reinvert.files.model import read_notes
 
 BUNDLED: Final = {"picturebook": Path(__file__).parent / "picturebook" / "model"}
 DTYPES: Final = {
+    "float64": "float64",
+    "fp64": "float64",
     "float32": "float32",
     "fp32": "float32",
     "bfloat16": "bfloat16",
@@ -100,7 +102,7 @@ def check_device(name: str) -> None:
 def check_dtype(name: str) -> None:
     """Raise `ReinvertError` unless it is "auto" or a dtype's name."""
     if name != "auto" and name not in DTYPES:
-        raise ReinvertError(f"there is no dtype '{shown(name)}'; use auto, float32, bfloat16 or float16")
+        raise ReinvertError(f"there is no dtype '{shown(name)}'; use auto, float64, float32, bfloat16 or float16")
 
 
 class Lora(NamedTuple):

@@ -26,6 +26,7 @@ from reinvert.image import (
     open_mask,
     to_tensor,
 )
+from reinvert.precision import around
 
 Picture = Image.Image
 
@@ -51,8 +52,13 @@ def prepare(
     fitted = [fit_image(open_image(p, max_pixels=max_pixels), model.image_size, model.multiple, fit) for p in pictures]
     if len({picture.size for picture, _ in fitted}) > 1:
         raise ReinvertError("pictures of one batch must come out the same size; use --fit crop, or one at a time")
-    latents = torch.cat([model.encode(to_tensor(picture)) for picture, _ in fitted])  # a batch saves no time here
+    latents = torch.cat([model.encode(pixels(model, picture)) for picture, _ in fitted])  # a batch saves no time here
     return Prepared(latents, tuple(f for _, f in fitted), tuple(picture for picture, _ in fitted))
+
+
+def pixels(model: Backbone, pictures: Picture | Sequence[Picture]) -> Tensor:
+    """Pictures as the model's VAE is given them, [n, 3, H, W] in -1..1."""
+    return to_tensor(pictures, around(model.dtype))
 
 
 def fitted_masks(mask: Any, fits: Sequence[Fit], max_pixels: int = MAX_PIXELS) -> Tensor:

@@ -23,11 +23,12 @@ from reinvert.errors import ReinvertError
 from reinvert.files import check_value, shown
 from reinvert.files.door import Says, Seed, whole_text
 from reinvert.hooks import Hooks
-from reinvert.image import MAX_PIXELS, Fit, FitMode, Picturelike, is_picture, to_image, to_tensor
+from reinvert.image import MAX_PIXELS, Fit, FitMode, Picturelike, is_picture, to_image
 from reinvert.inversions.base import Inversion, Progress, Source
 from reinvert.likeness import check_pictures
 from reinvert.pairs import check_pair
-from reinvert.prepared import Prepared, fitted_masks, prepare, saved_fits
+from reinvert.precision import around
+from reinvert.prepared import Prepared, fitted_masks, pixels, prepare, saved_fits
 from reinvert.prompts import check_words, warn_of_prompts
 from reinvert.result import Result
 from reinvert.trajectory import Trajectory
@@ -214,7 +215,7 @@ class Request:
         if isinstance(self.given, Trajectory):
             return self.given.cases(part)
         given = self.given[part]
-        pictures = to_tensor(given.pictures)
+        pictures = pixels(self.model, given.pictures)
         stages = self.inversion.stages(
             Source(self.model, given.latents, self.sources[part], self.steps, self.guidance, self.seed, pictures)
         )
@@ -254,7 +255,7 @@ class Request:
     ) -> Iterator[Result]:
         """One result per case from the final latents [branch, case, channel, h, w]."""
         for i in range(x.shape[1]):
-            first, *rest = (to_image(picture) for picture in self.model.decode(x[:, i].float()))
+            first, *rest = (to_image(picture) for picture in self.model.decode(x[:, i]))
             own = {
                 **settings,
                 "source": settings["source"][i],
@@ -329,6 +330,8 @@ def prepared_edit(
     own: tuple[Mapping[str, Any], ...] = (),
 ) -> tuple[Trajectory, Hooks]:
     """The trajectory as the editors want to walk it, and their hooks bound to it."""
+    if around(model.dtype) == torch.float64:
+        trajectory = trajectory.widened()
 
     def case() -> Case:
         path, steps = trajectory.path.to(model.device), trajectory.walked

@@ -32,6 +32,7 @@ from reinvert.hooks import Chain, Hooks
 from reinvert.image import MAX_ASPECT, Write, atomic_write
 from reinvert.level import Moment, Time
 from reinvert.loop import Guidance, State, Step, walk
+from reinvert.precision import around, wide
 from reinvert.text import Conditioning, Text, combine
 
 Kept = tuple[Literal["one", "step", "level"], Literal["latent", "text", "features"]]
@@ -166,6 +167,8 @@ class Trajectory:
         `guidance` None is the scale that it was fitted to, or what is usual for the model.
         """
         self.check(model)
+        if around(model.dtype) == torch.float64 and self.path.dtype != torch.float64:
+            return self.widened().walk(model, targets, hooks, guidance)
         if guidance is None:
             guidance = model.usual.guidance if self.guidance is None else self.guidance
         if self.guidance is not None and self.guidance != guidance:
@@ -262,6 +265,12 @@ class Trajectory:
         times = self.grid(model)[skip:]
         return replace(self, path=self.path[: self.walked - skip + 1], times=times, null=null)
 
+    def widened(self) -> Trajectory:
+        """The same in float64, for a model that computes in it."""
+        null = None if self.null is None else self.null.map(Tensor.double)
+        kept = {name: tensor.double() for name, tensor in self.kept.items()}
+        return replace(self, path=self.path.double(), null=null, kept=kept)
+
     def case(self, index: int) -> Trajectory:
         """One case of the batch, as a trajectory of its own."""
         return self.cases(slice(index, index + 1))
@@ -307,7 +316,7 @@ class Trajectory:
         if self.null is not None:
             for name, tensor in (("null", self.null.tokens), (_NULL_POOLED, self.null.pooled)):
                 if tensor is not None:
-                    tensors[name] = tensor.to("cpu", torch.float16 if half else torch.float32).contiguous()
+                    tensors[name] = tensor.to("cpu", torch.float16 if half else around(tensor.dtype)).contiguous()
         for name, tensor in self.kept.items():
             tensors[_KEPT + name] = tensor.to("cpu", torch.float16 if half else tensor.dtype).contiguous()
         header = {
@@ -355,23 +364,23 @@ class Trajectory:
         except (SafetensorError, TypeError, ValueError, OSError, RuntimeError) as error:
             raise _damaged(name) from error
         _require_sound(header, tensors, name)
-        wide = {n: t if t.dtype == torch.float64 else t.float() for n, t in tensors.items()}
+        full = {n: wide(t) for n, t in tensors.items()}
         return cls(
-            path=wide["path"],
+            path=full["path"],
             prompts=tuple(header.prompts),
             steps=header.steps,
             inversion=header.inversion,
             settings=header.settings,
             schedule=header.schedule,
             model=Fingerprint(header.model.config, tuple(header.model.probe)),
-            null=Text(wide["null"], wide.get(_NULL_POOLED)) if "null" in wide else None,
+            null=Text(full["null"], full.get(_NULL_POOLED)) if "null" in full else None,
             null_for_targets=header.null_for_targets,
             # JSON has one kind of number: a share of 1 may be written as a whole one.
             pulled=None if (p := header.pulled) is None else {**p.model_dump(), "strength": float(p.strength)},
             guidance=header.guidance,
             info=said["info"],
             times=tuple(said["times"]),
-            kept={n.removeprefix(_KEPT): t for n, t in wide.items() if n.startswith(_KEPT)},
+            kept={n.removeprefix(_KEPT): t for n, t in full.items() if n.startswith(_KEPT)},
             source_guidance=header.source_guidance,
         )
 

@@ -227,9 +227,11 @@ def indicator(reader: Reader, prompt: str, words: str | Sequence[str]) -> Float[
     return chosen
 
 
-def equalizer(reader: Reader, target: str, boosts: Mapping[str, Number]) -> Float[Tensor, " n"]:
+def equalizer(
+    reader: Reader, target: str, boosts: Mapping[str, Number], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " n"]:
     """The factor of each target token's map: 1, except at the words that `boosts` names."""
-    gain = torch.ones(_words(reader).length)
+    gain = torch.ones(_words(reader).length, dtype=dtype)
     for word, factor in boosts.items():
         gain[list(word_positions(reader, target, word))] = float(factor)
     return gain
@@ -330,7 +332,12 @@ def changed_words(source: str, target: str) -> tuple[tuple[str, ...], tuple[str,
 
 
 def replacement_map(
-    tokenizer: TokenizerLike, source: str, target: str, *, compat: Compat = "correct"
+    tokenizer: TokenizerLike,
+    source: str,
+    target: str,
+    *,
+    compat: Compat = "correct",
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "n n"]:
     """M of R = A_S M: a replaced word of i tokens gives each of the j new tokens 1/j of all its maps.
 
@@ -350,7 +357,7 @@ def replacement_map(
     if compat == "published":
         pairs = pairs[: max((k for k, (a, b) in enumerate(pairs, 1) if a.word != b.word), default=0)]
     n = tokenizer.model_max_length
-    matrix = torch.zeros(n, n)
+    matrix = torch.zeros(n, n, dtype=dtype)
     i = j = _leading(tokenizer)
     matrix[:i, :i] = torch.eye(i)
     for (old, rows), (new, columns) in pairs:
@@ -386,21 +393,31 @@ def refinement_matrix(mapping: Int[Tensor, " n"], a: Float[Tensor, " n"]) -> Flo
     return (positions[:, None] == mapping[None, :]) * a[None, :]
 
 
-def mixing(reader: Reader, source: str, target: str, kind: Kind, *, compat: Compat = "correct") -> Mixing:
+def mixing(
+    reader: Reader,
+    source: str,
+    target: str,
+    kind: Kind,
+    *,
+    compat: Compat = "correct",
+    dtype: torch.dtype = torch.float32,
+) -> Mixing:
     """What `kind` reads of the two prompts' maps; the same at every step. No segment reads another's tokens."""
     words = _words(reader)
-    matrix, own = torch.eye(words.length), torch.zeros(words.length)
+    matrix, own = torch.eye(words.length, dtype=dtype), torch.zeros(words.length, dtype=dtype)
     for segment in words.segments:
-        part = _mixing(segment, source, target, kind, compat)
+        part = _mixing(segment, source, target, kind, compat, dtype)
         matrix[segment.span, segment.span], own[segment.span] = part.source, part.own
     return Mixing(matrix, own)
 
 
-def _mixing(tokenizer: TokenizerLike, source: str, target: str, kind: Kind, compat: Compat) -> Mixing:
+def _mixing(
+    tokenizer: TokenizerLike, source: str, target: str, kind: Kind, compat: Compat, dtype: torch.dtype
+) -> Mixing:
     n = tokenizer.model_max_length
     match kind:
         case "replace":
-            return Mixing(replacement_map(tokenizer, source, target, compat=compat), torch.zeros(n))
+            return Mixing(replacement_map(tokenizer, source, target, compat=compat, dtype=dtype), torch.zeros(n))
         case "refine":
             mapping, a = refinement_map(tokenizer, source, target)
             return Mixing(refinement_matrix(mapping, a), 1 - a)

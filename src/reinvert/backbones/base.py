@@ -85,9 +85,9 @@ class World:
 class Backbone(Protocol):
     """A pretrained model that the loop can walk.
 
-    `latent` shapes are [.., channel, h, w]; images are [n, 3, H, W] float32 in [-1, 1]. The walk's arithmetic stays
-    in the dtype of the latents it is given (float32 by default, float64 where a method asks for it); only the
-    network runs in `dtype`.
+    `latent` shapes are [.., channel, h, w]; images are [n, 3, H, W] in [-1, 1]. Latents, texts and images are float32,
+    or float64 where `dtype` is (`precision.around`); the walk's arithmetic stays in the dtype of the latents it is
+    given (float64 too where a method asks for it), and only the network runs in `dtype`.
     """
 
     name: str
@@ -142,7 +142,7 @@ class Backbone(Protocol):
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """Encoded prompts, [prompt], in float32."""
+        """Encoded prompts, [prompt]."""
         ...
 
     def nothing(self, n: int) -> Text:
@@ -155,11 +155,11 @@ class Backbone(Protocol):
         ...
 
     def encode(self, images: Tensor) -> Tensor:
-        """Scaled posterior means [n, channel, h, w], float32."""
+        """Scaled posterior means [n, channel, h, w]."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images [n, 3, H, W] float32, not yet clamped."""
+        """Images [n, 3, H, W], not yet clamped."""
         ...
 
     def answer(self, x: Tensor, text: Text, time: Time, call: Call | None, guidance: tuple[float, ...] = ()) -> Tensor:

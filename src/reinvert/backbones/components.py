@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reinvert.backbones.base import Fingerprint
 from reinvert.display import line, table
+from reinvert.precision import around, wide
 
 
 def model_line(model: Any) -> str:
@@ -51,17 +52,17 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
 
 @torch.no_grad()
 def clip_text(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> Encoded:
-    """Both in float32. Neither the padding nor anything else is masked."""
+    """Both in float32 (float64 stays). Neither the padding nor anything else is masked."""
     ids = token_ids(tokenizer, prompts, int(tokenizer.model_max_length)).to(encoder.device)
     out = encoder(ids, output_hidden_states=True)
     pooled = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
-    return Encoded(out.hidden_states[-2].float(), pooled.float())
+    return Encoded(wide(out.hidden_states[-2]), wide(pooled))
 
 
 @torch.no_grad()
 def t5_text(tokenizer: Any, encoder: Any, prompts: Sequence[str], length: int) -> Tensor:
-    """[prompt, length, dim] in float32. The padding is attended to, as in every published model that reads T5."""
-    return encoder(token_ids(tokenizer, prompts, length).to(encoder.device))[0].float()
+    """[prompt, length, dim] in float32 (float64 stays). The padding is attended to, as in every published model that reads T5."""
+    return wide(encoder(token_ids(tokenizer, prompts, length).to(encoder.device))[0])
 
 
 def t5_in_range(encoder: Any) -> Any:
@@ -72,18 +73,18 @@ def t5_in_range(encoder: Any) -> Any:
 
 @torch.no_grad()
 def vae_encode(vae: Any, images: Tensor) -> Tensor:
-    """(posterior mean - shift) scale, [n, channel, h, w] float32; images are on the device where the VAE computes."""
+    """(posterior mean - shift) scale, [n, channel, h, w] in float32 (float64 stays); images are on the device where the VAE computes."""
     with _in_range(vae):
         posterior = vae.encode(images.to(vae.dtype)).latent_dist
-    return (posterior.mean.float() - _shift(vae)) * float(vae.config.scaling_factor)
+    return (wide(posterior.mean) - _shift(vae)) * float(vae.config.scaling_factor)
 
 
 @torch.no_grad()
 def vae_decode(vae: Any, latents: Tensor) -> Tensor:
-    """[n, 3, H, W] float32; latents are on the device where the VAE computes."""
-    z = latents.float() / float(vae.config.scaling_factor) + _shift(vae)
+    """[n, 3, H, W] in float32 (float64 stays); latents are on the device where the VAE computes."""
+    z = latents.to(around(vae.dtype)) / float(vae.config.scaling_factor) + _shift(vae)
     with _in_range(vae):
-        return vae.decode(z.to(vae.dtype)).sample.float()
+        return wide(vae.decode(z.to(vae.dtype)).sample)
 
 
 @contextmanager

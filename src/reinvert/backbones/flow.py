@@ -28,6 +28,7 @@ from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Layer
 from reinvert.level import Level, Moment, Split, Time
 from reinvert.noise import channels_last
+from reinvert.precision import around
 from reinvert.text import Text
 
 
@@ -132,7 +133,7 @@ class FlowTransformer:
     # --- text ---------------------------------------------------------------------------------------------------
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """[prompt, token, dim] and pooled [prompt, dim], float32."""
+        """[prompt, token, dim] and pooled [prompt, dim]."""
         raise NotImplementedError
 
     def nothing(self, n: int) -> Text:
@@ -154,11 +155,16 @@ class FlowTransformer:
             h, w = x.shape[-2:]
             seen = CarriedJoint(call, (h, w), (h // self.patch, w // self.patch), tokens.shape[1], self._picture_first)
             carried = {"reinvert": seen}
-        scale = torch.tensor(list(guidance) or [1.0] * len(x), device=x.device).repeat_interleave(cases)
+        scale = torch.tensor(list(guidance) or [1.0] * len(x), device=x.device, dtype=around(self.dtype))
         self._call = call
         try:
             out = self._velocity(
-                flat.to(self.dtype), tokens, text.pooled.flatten(0, 1).to(self.dtype), time, scale, carried
+                flat.to(self.dtype),
+                tokens,
+                text.pooled.flatten(0, 1).to(self.dtype),
+                time,
+                scale.repeat_interleave(cases),
+                carried,
             )
         finally:
             self._call = None
@@ -167,7 +173,7 @@ class FlowTransformer:
     def _velocity(
         self, x: Tensor, tokens: Tensor, pooled: Tensor, time: Time, guidance: Tensor, carried: dict[str, Any]
     ) -> Tensor:
-        """One evaluation: x [n, channel, h, w], tokens [n, token, dim], pooled [n, dim], guidance [n] in float32."""
+        """One evaluation: x [n, channel, h, w], tokens [n, token, dim], pooled [n, dim], guidance [n], both in `precision.around`."""
         raise NotImplementedError
 
     def split(self, x: Tensor, answer: Tensor, moment: Moment) -> Split:

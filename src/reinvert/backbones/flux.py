@@ -26,6 +26,7 @@ from reinvert.backbones.flow import FlowTransformer
 from reinvert.hooks import Kind
 from reinvert.level import Time
 from reinvert.models import USUAL
+from reinvert.precision import around
 from reinvert.text import Text
 from reinvert.words import Words
 
@@ -76,7 +77,7 @@ class Flux(FlowTransformer):
         return torch.linspace(1.0, 1 / steps, steps, dtype=torch.float64).tolist()
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """T5's tokens [prompt, token, dim], and CLIP's pooled vector; float32."""
+        """T5's tokens [prompt, token, dim], and CLIP's pooled vector."""
         tokens = t5_text(self.tokenizer_2, self.stage.bring(self.text_encoder_2), prompts, self.t5_tokens)
         return Text(tokens, clip_text(self.tokenizer, self.stage.bring(self.text_encoder), prompts).pooled)
 
@@ -114,7 +115,7 @@ class Flux(FlowTransformer):
             hidden_states=self.pack(x),
             encoder_hidden_states=tokens,
             pooled_projections=pooled,
-            timestep=torch.full((len(x),), float(time) / self._range, device=x.device),
+            timestep=torch.full((len(x),), float(time) / self._range, device=x.device, dtype=around(self.dtype)),
             guidance=guidance if self.told_guidance else None,
             txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device),
             img_ids=self.positions((h, w)),

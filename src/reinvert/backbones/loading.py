@@ -319,12 +319,14 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 def pick_dtype(dtype: str | torch.dtype, device: torch.device, half: torch.dtype = torch.float16) -> torch.dtype:
     """The network's dtype; "auto" is the family's usual `half` on CUDA and float32 elsewhere."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
     if dtype == "auto":
         return half if device.type == "cuda" else torch.float32
-    check_dtype(dtype)
-    return getattr(torch, DTYPES[dtype])
+    if not isinstance(dtype, torch.dtype):
+        check_dtype(dtype)
+        dtype = cast(torch.dtype, getattr(torch, DTYPES[dtype]))
+    if dtype == torch.float64 and device.type == "mps":
+        raise ReinvertError("MPS devices have no float64; choose --dtype float32, or --device cpu")
+    return dtype
 
 
 def _place(name: str, revision: str | None, folders: Sequence[str] | None = None) -> Path:

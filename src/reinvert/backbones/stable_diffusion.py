@@ -31,6 +31,7 @@ from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
 from reinvert.models import USUAL
 from reinvert.noise import in_order
+from reinvert.precision import wide
 from reinvert.text import Text
 from reinvert.words import Words
 
@@ -127,7 +128,7 @@ class StableDiffusion:
         if getattr(self.text_encoder.config, "use_attention_mask", False):
             mask = rows.attention_mask.to(self.device)
         out = self.stage.bring(self.text_encoder)(rows.input_ids.to(self.device), attention_mask=mask)
-        return Text(out[0].float())
+        return Text(wide(out[0]))
 
     def nothing(self, n: int) -> Text:
         """The encoding of ""."""

@@ -20,6 +20,7 @@ from reinvert.backbones.flow import FlowTransformer
 from reinvert.hooks import Kind
 from reinvert.level import Time
 from reinvert.models import USUAL
+from reinvert.precision import around
 from reinvert.text import Text
 from reinvert.words import Segment, Words
 
@@ -72,7 +73,7 @@ class StableDiffusion3(FlowTransformer):
         self.kinds: frozenset[Kind] = frozenset({"joint", "self"} if config.dual_attention_layers else {"joint"})
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """[prompt, CLIP's then T5's tokens, dim], and both CLIPs' pooled vectors side by side; float32."""
+        """[prompt, CLIP's then T5's tokens, dim], and both CLIPs' pooled vectors side by side."""
         first = clip_text(self.tokenizer, self.stage.bring(self.text_encoder), prompts)
         second = clip_text(self.tokenizer_2, self.stage.bring(self.text_encoder_2), prompts)
         width = int(self.transformer.config.joint_attention_dim)
@@ -92,7 +93,7 @@ class StableDiffusion3(FlowTransformer):
             hidden_states=x,
             encoder_hidden_states=tokens,
             pooled_projections=pooled,
-            timestep=torch.full((len(x),), float(time), device=x.device),
+            timestep=torch.full((len(x),), float(time), device=x.device, dtype=around(self.dtype)),
             joint_attention_kwargs=carried,
             return_dict=False,
         )[0]

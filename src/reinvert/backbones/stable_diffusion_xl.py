@@ -63,7 +63,7 @@ class StableDiffusionXL(StableDiffusion):
         return Level(1.0, 0.0) if time == FINAL and self._ends_clean else super().level(time)
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """[prompt, token, dim] of both encoders side by side, and the second's pooled vector; float32."""
+        """[prompt, token, dim] of both encoders side by side, and the second's pooled vector."""
         first = clip_text(self.tokenizer, self.stage.bring(self.text_encoder), prompts)
         second = clip_text(self.tokenizer_2, self.stage.bring(self.text_encoder_2), prompts)
         return Text(torch.cat([first.tokens, second.tokens], dim=-1), second.pooled)

@@ -19,6 +19,7 @@ from reinvert.backbones.loading import _quiet  # pyright: ignore[reportPrivateUs
 from reinvert.errors import ReinvertError
 from reinvert.networks.files import digest, label, locate, read_json
 from reinvert.networks.vit import CLIP, Colour, colours
+from reinvert.precision import around
 
 BUNDLED = {"picturebook": Path(__file__).parent.parent / "picturebook" / "towers"}
 """The tower of a bundled model, which knows that model's pictures."""
@@ -26,16 +27,17 @@ PUBLISHED = "openai/clip-vit-base-patch16"
 
 
 class VisionTower:
-    """The vision half of a CLIP, frozen, in float32."""
+    """The vision half of a CLIP, frozen, in float32 (float64 stays)."""
 
     def __init__(self, model: Any, name: str, mean: Colour = CLIP[0], std: Colour = CLIP[1]) -> None:
-        self.model, self.name, self.mean, self.std = model.float().eval().requires_grad_(False), name, mean, std
+        self.dtype = around(model.dtype)
+        self.model, self.name, self.mean, self.std = model.to(self.dtype).eval().requires_grad_(False), name, mean, std
 
     @torch.no_grad()
     def tokens(self, pictures: Tensor) -> Tensor:
-        """[n, 1 + patches, dim] float32 of pictures [n, 3, height, width] in -1..1, on the tower's device."""
+        """[n, 1 + patches, dim] of pictures [n, 3, height, width] in -1..1, on the tower's device."""
         within = getattr(self.model, "vision_model", self.model)  # transformers 4 has one more shell
-        seen = self.seen(pictures.to(self.model.device, torch.float32))
+        seen = self.seen(pictures.to(self.model.device, self.dtype))
         return within.post_layernorm(self.model(pixel_values=seen).last_hidden_state)
 
     def seen(self, pictures: Tensor) -> Tensor:
@@ -45,7 +47,7 @@ class VisionTower:
         size = (side * h // min(h, w), side * w // min(h, w))
         x = F.interpolate(pictures / 2 + 0.5, size, mode="bicubic", align_corners=False, antialias=True)
         top, left = (size[0] - side) // 2, (size[1] - side) // 2
-        mean, std = (torch.tensor(c, device=x.device).view(-1, 1, 1) for c in (self.mean, self.std))
+        mean, std = (torch.tensor(c, device=x.device, dtype=x.dtype).view(-1, 1, 1) for c in (self.mean, self.std))
         return (x[..., top : top + side, left : left + side] - mean) / std
 
 
@@ -60,7 +62,9 @@ def usual_tower(model: str) -> str:
     return str(BUNDLED[model])
 
 
-def load_tower(where: str | Path, device: torch.device | str = "cpu") -> VisionTower:
+def load_tower(
+    where: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> VisionTower:
     """A vision tower from a folder or a Hub id; only safetensors are read and no remote code is run.
 
     Raises `ReinvertError` if something is missing or cannot be read.
@@ -82,4 +86,4 @@ def load_tower(where: str | Path, device: torch.device | str = "cpu") -> VisionT
     if told["missing_keys"]:
         # The library fills what is missing with random numbers.
         raise ReinvertError(f"{where} lacks weights of a vision tower: {sorted(told['missing_keys'])[0]} is missing")
-    return VisionTower(model.to(device), label(where), *colours(folder, CLIP))
+    return VisionTower(model.to(device, dtype), label(where), *colours(folder, CLIP))

@@ -77,7 +77,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
         help="so many processes, or Ray: one worker per GPU, here or on the cluster at the address [1]",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 [auto]")
+    parser.add_argument("--dtype", default="auto", help="auto, float64, float32, bfloat16 or float16 [auto]")
     parser.add_argument("--retry-failed", action="store_true", help="do the cells again that have failed")
     parser.add_argument(
         "--any-version", action="store_true", help="go on with a run of another version of reinvert's code"

@@ -58,7 +58,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tile-vae", action="store_true", help="encode and decode large pictures in tiles")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 [auto]")
+    parser.add_argument("--dtype", default="auto", help="auto, float64, float32, bfloat16 or float16 [auto]")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=positive, metavar="N", help="[the first free one from 7860 on]")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for a password; needed where others reach it")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 [auto]")
+    parser.add_argument("--dtype", default="auto", help="auto, float64, float32, bfloat16 or float16 [auto]")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from reinvert.hooks import Attend, Site
+from reinvert.precision import wide
 
 
 def map_grid(latent: tuple[int, int], smallest: int) -> tuple[int, int]:
@@ -27,19 +28,18 @@ def attend_with(q: Tensor, k: Tensor, v: Tensor, channels: Tensor, site: Site, i
     """An attention, and the share of it that goes to groups of tokens, without any map being built.
 
     `channels` [branch, case, token, group] weigh the tokens (of the site's branches): A u is what the attention A makes
-    of them as further channels of the values. The shares are means over heads in float32, [branch, case, group, h, w].
+    of them as further channels of the values. The shares are means over heads, [branch, case, group, h, w].
     """
     u = channels.to(v)[:, :, None].expand(*v.shape[:3], -1, -1)
     out = inner(q, k, torch.cat([v, u], -1), site)
-    shares = out[..., v.shape[-1] :].float().mean(2).transpose(-1, -2).unflatten(-1, site.grid)
+    shares = wide(out[..., v.shape[-1] :]).mean(2).transpose(-1, -2).unflatten(-1, site.grid)
     return out[..., : v.shape[-1]], shares
 
 
 def probabilities(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) of heads [branch, case, head, token, dim], in float32 or wider; where a map itself is
     needed, for its gradient or to be compared."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    return (q.to(wide) @ k.to(wide).transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+    return (wide(q) @ wide(k).transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
 
 
 __all__ = ["attend_with", "map_grid", "of_source", "probabilities"]

@@ -27,6 +27,7 @@ from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Attend, Call, Hooks, Kind, Look, Nudged, Row, Site, sdpa
 from reinvert.level import Moment
+from reinvert.precision import wide
 from reinvert.text import Conditioning, Side, Text
 from reinvert.trajectory import Trajectory
 from reinvert.words import changed_words, indicator
@@ -190,13 +191,13 @@ class _LEditsHooks(_MapHooks):
 
 def _above(maps: Tensor, quantile: float) -> Tensor:
     """Boolean, where each of the maps [.., .., h, w] reaches its own quantile."""
-    flat = maps.float().flatten(-2)
-    return maps.float() >= flat.quantile(quantile, dim=-1)[..., None, None]
+    flat = wide(maps).flatten(-2)
+    return wide(maps) >= flat.quantile(quantile, dim=-1)[..., None, None]
 
 
 def _smooth(maps: Tensor) -> Tensor:
     """Maps [branch, case, h, w] under a 3 x 3 kernel exp(-dx^2 - dy^2) of sum 1, mirrored at the border."""
-    near = torch.exp(-torch.tensor([1.0, 0.0, 1.0], device=maps.device))
+    near = torch.exp(-maps.new_tensor([1.0, 0.0, 1.0]))
     kernel = near[:, None] * near[None, :]
     padded = F.pad(maps.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="reflect")
     return F.conv2d(padded, (kernel / kernel.sum())[None, None].to(maps))[:, 0].unflatten(0, maps.shape[:2])

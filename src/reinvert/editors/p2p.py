@@ -22,6 +22,7 @@ from reinvert.editors.attention import of_source
 from reinvert.editors.base import Case, Editor
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
 from reinvert.level import Moment
+from reinvert.precision import around
 from reinvert.text import Side
 from reinvert.words import Share, cross_windows, edit_matrices, equalizer, mixing, self_window
 
@@ -60,16 +61,16 @@ class P2P(Editor):
         return "replace" if len(source.split()) == len(target.split()) else "refine"
 
     def bind(self, case: Case) -> Hooks:
-        words, steps = case.model.words, case.steps
+        words, steps, dtype = case.model.words, case.steps, around(case.model.dtype)
         if self.windows == "grid":
             steps = case.grid_steps or steps
         p, d = list[Tensor](), list[Tensor]()
         for branch in case.pairs():
             made = [
                 edit_matrices(
-                    mixing(words, source, target, mine.kind_for(source, target), compat=mine.compat),
+                    mixing(words, source, target, mine.kind_for(source, target), compat=mine.compat, dtype=dtype),
                     cross_windows(words, target, steps, mine.cross),
-                    equalizer(words, target, mine.boost),
+                    equalizer(words, target, mine.boost, dtype),
                 )
                 for mine, (source, target) in ((self.at(case, i), pair) for i, pair in enumerate(branch))
             ]

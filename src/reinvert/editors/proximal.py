@@ -28,6 +28,7 @@ from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks, Look, Nudged
 from reinvert.inversions.base import Inversion
 from reinvert.level import Moment
+from reinvert.precision import wide
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ class _ProximalHooks(Hooks):
     def _threshold(self, d: Tensor) -> Tensor:
         """[1, case, 1, 1, 1], from all branches of a case together."""
         if self.method.quantile <= 0:
-            return torch.full((1, d.shape[1], 1, 1, 1), -self.method.quantile).to(d)
-        per_case = d.abs().transpose(0, 1).flatten(1).float()
+            return d.new_full((1, d.shape[1], 1, 1, 1), -self.method.quantile)
+        per_case = wide(d.abs().transpose(0, 1).flatten(1))
         return per_case.quantile(self.method.quantile, dim=1).to(d).view(1, -1, 1, 1, 1)
 
     def _dilated(self, region: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from reinvert.inversions.base import Inversion, Inverting, Progress, Source, cli
 from reinvert.inversions.null_text import descend
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, walk
+from reinvert.precision import around
 from reinvert.text import Conditioning, Side, Text
 from reinvert.trajectory import Kept, Trajectory, source_conditioning
 
@@ -103,8 +104,9 @@ class StyleDiffusion(Inversion):
 
     def features(self, source: Source) -> Tensor:
         """E(x), [case, image token, dim]: what the vision tower sees."""
-        tower = load_tower(self.encoder or usual_tower(source.model.name), source.model.device)
-        pictures = source.model.decode(source.x0).clamp(-1, 1) if source.pictures is None else source.pictures
+        model = source.model
+        tower = load_tower(self.encoder or usual_tower(model.name), model.device, around(model.dtype))
+        pictures = model.decode(source.x0).clamp(-1, 1) if source.pictures is None else source.pictures
         return tower.tokens(pictures)
 
     def networks(self, source: Source, features: Tensor, keys: Tensor) -> list[Network]:
