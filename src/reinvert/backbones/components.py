@@ -61,7 +61,8 @@ def clip_text(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> Encoded:
 
 @torch.no_grad()
 def t5_text(tokenizer: Any, encoder: Any, prompts: Sequence[str], length: int) -> Tensor:
-    """[prompt, length, dim] in float32 (float64 stays). The padding is attended to, as in every published model that reads T5."""
+    """[prompt, length, dim] in float32 (float64 stays). The padding is attended to, as in every published model that
+    reads T5."""
     return wide(encoder(token_ids(tokenizer, prompts, length).to(encoder.device))[0])
 
 
@@ -73,7 +74,7 @@ def t5_in_range(encoder: Any) -> Any:
 
 @torch.no_grad()
 def vae_encode(vae: Any, images: Tensor) -> Tensor:
-    """(posterior mean - shift) scale, [n, channel, h, w] in float32 (float64 stays); images are on the device where the VAE computes."""
+    """(posterior mean - shift) scale, [n, channel, h, w] in float32 (float64 stays); images are on the VAE's device."""
     with _in_range(vae):
         posterior = vae.encode(images.to(vae.dtype)).latent_dist
     return (wide(posterior.mean) - _shift(vae)) * float(vae.config.scaling_factor)

@@ -173,7 +173,7 @@ class FlowTransformer:
     def _velocity(
         self, x: Tensor, tokens: Tensor, pooled: Tensor, time: Time, guidance: Tensor, carried: dict[str, Any]
     ) -> Tensor:
-        """One evaluation: x [n, channel, h, w], tokens [n, token, dim], pooled [n, dim], guidance [n], both in `precision.around`."""
+        """One evaluation: x [n, channel, h, w], tokens [n, token, dim], pooled [n, dim], guidance [n]."""
         raise NotImplementedError
 
     def split(self, x: Tensor, answer: Tensor, moment: Moment) -> Split:
