@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from reinvert import cli, registry
+from reinvert.backbones.loading import families
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -77,3 +78,15 @@ def test_every_method_is_in_the_tables() -> None:
     for group in ("inversions", "editors"):
         for name in registry.names(group):
             assert f"| `{name}` |" in README, f"{name} is missing from the README's table"
+
+
+def test_the_tables_of_methods_say_which_families_they_run_on() -> None:
+    """Every inversion and editor has a line, and on the tiny model of each family the code says the same."""
+    names = {"stable_diffusion": "SD", "stable_diffusion_xl": "SDXL", "stable_diffusion_3": "SD3", "flux": "FLUX"}
+    tiny = {short: families()[name].tiny() for name, short in names.items()}
+    for group in ("inversions", "editors"):
+        for name in registry.names(group):
+            (line,) = re.findall(rf"^\| `{name}` \| (.+?) \|", README, flags=re.M)
+            made, masked = registry.make(group, name), {"masked": True} if group == "editors" else {}
+            runs = [short for short, model in tiny.items() if made.lacks(model, **masked) is None]
+            assert line == ("all" if len(runs) == len(tiny) else ", ".join(runs)), name

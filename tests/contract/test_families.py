@@ -125,6 +125,8 @@ def test_the_same_prompt_at_the_same_scale_is_the_source(name: str) -> None:
 
 
 LEARNS_FROM_A_TOWER = {"style_diffusion"}
+OWN = {"kv_inv": "kv_edit", "dna": "dna_edit"}
+"""Inversions that were made for one editor."""
 
 
 def legal(name: str) -> tuple[list[str], list[tuple[str, str]]]:
@@ -135,8 +137,8 @@ def legal(name: str) -> tuple[list[str], list[tuple[str, str]]]:
     pairs = [
         (i, e)
         for e in editors
-        for i in ("direct", "none", "kv_inv")
-        if table[i][e] is None and (i != "kv_inv" or e == "kv_edit")
+        for i in ("direct", "none", *OWN)
+        if table[i][e] is None and (i not in OWN or e == OWN[i])
     ]
     return inversions, pairs
 

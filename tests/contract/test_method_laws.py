@@ -54,6 +54,7 @@ GIVEN_THE_SOURCE = {
     **GIVEN,
     "local_blend": {**GIVEN["local_blend"], "target_words": ("cat",)},
     "infedit": {"source_guidance": 7.5},  # equal scales are part of the law
+    "turbo_edit": {"max_norm": 0.0},  # which else takes a part of the source's own step
     "pix2pix_zero": {"amount": 1e-5},  # on peaked maps a longer step multiplies what rounding leaves
 }
 """What an editor cannot do without, or what makes it comparable with a whole walk; on the tiny model's flat maps a
