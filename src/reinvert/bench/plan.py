@@ -83,15 +83,22 @@ class Row:
 
     def key(self, case: str, dtype: str, code: str) -> str:
         """The cell's key, for the fingerprint of a case. Words about a row and the place of its model are left out."""
-        told = {name: value for name, value in self.settings.items() if name not in ("about", "published", "model")}
-        said = json.dumps([case, self.task, self.kind, told, self.weights, dtype, code], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:24]
+        return cell_key(case, self.task, self.kind, self.settings, self.weights, dtype, code)
 
     def image(self, case: str) -> str:
         """Where the picture of a case goes, in the run's folder: each row has a folder of its own."""
         return "/".join(
             (IMAGES, *([RECONSTRUCT] if self.task == "reconstruct" else []), folder_of(self.name), f"{case}.png")
         )
+
+
+def cell_key(
+    case: str, task: Task, kind: Kind, settings: Mapping[str, Any], weights: str, dtype: str, code: str
+) -> str:
+    """The key of a cell: a hash of all that decides its result, from the fingerprint of its case on."""
+    told = {name: value for name, value in settings.items() if name not in ("about", "published", "model")}
+    said = json.dumps([case, task, kind, told, weights, dtype, code], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:24]
 
 
 def folder_of(row: str) -> str:

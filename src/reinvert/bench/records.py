@@ -68,6 +68,8 @@ class Record:
     attempts: int = 1
     batch: int = 1
     """How many cases were made together."""
+    together: tuple[str, ...] = ()
+    """Their ids, in order: whoever makes the same batch again gets the same bits."""
     mask_used: bool = False
     blend_used: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])

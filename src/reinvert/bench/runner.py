@@ -87,8 +87,13 @@ class Outcome:
     cost: Cost = field(default_factory=Cost)
     inversion: Cost = field(default_factory=Cost)
     attempts: int = 1
-    batch: int = 1
+    together: tuple[str, ...] = ()
+    """The ids of the cases that were made with it, itself among them."""
     dtype: str = ""
+
+    @property
+    def batch(self) -> int:
+        return max(1, len(self.together))
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,11 @@ class Maker:
         self.plan, self.device = plan, device
         self._loaded: tuple[tuple[str, str, str], Any] | None = None
         self._inverted: dict[tuple[str, ...], tuple[Trajectory, Cost] | str] = {}
+
+    def holding(self, other: Maker) -> Maker:
+        """Take over the model that another maker on the same device holds."""
+        self._loaded = other._loaded
+        return self
 
     def make(self, unit: Unit, keys: Collection[str]) -> Iterator[list[Finished]]:
         """The records of these cells of a unit with their pictures, a row at a time.
@@ -383,13 +393,15 @@ class Maker:
             memory=cost.memory,
             attempts=out.attempts,
             batch=out.batch,
-            mask_used=computed and _uses_mask(row, case),
-            blend_used=computed and recipe is not None and recipe.case.blend and case.blend is not None,
+            together=out.together,
+            mask_used=computed and uses_mask(row, case),
+            blend_used=computed and uses_blend(row, case),
             overrides=self.plan.asked.overrides if recipe is not None else {},
             environment={
                 "weights": row.weights,
                 "code": code_version(),
                 "device": _device_name(self.device),
+                **({"machine": _machine()} if self.device.type == "cpu" else {}),
                 "dtype": out.dtype,
                 "seed": None if recipe is None else recipe.seed,
                 "versions": _versions(),
@@ -399,10 +411,9 @@ class Maker:
 
 
 def _outcomes(batch: Sequence[Given], made: Made, attempt: int, dtype: str) -> Iterator[Outcome]:
+    together = tuple(item.case.id for item in batch)
     for item, picture in zip(batch, made.pictures, strict=True):
-        yield Outcome(
-            item.case, picture, "", made.cost, made.inversion, attempts=attempt, batch=len(batch), dtype=dtype
-        )
+        yield Outcome(item.case, picture, "", made.cost, made.inversion, attempt, together, dtype)
 
 
 def _reason(error: BaseException) -> str:
@@ -423,7 +434,13 @@ def _truth(case: EditCase) -> Image.Image:
     return as_rgb(found)
 
 
-def _uses_mask(row: Row, case: EditCase) -> bool:
+def uses_blend(row: Row, case: EditCase) -> bool:
+    """Whether a row is given the case's blend words."""
+    return row.recipe is not None and row.recipe.case.blend and case.blend is not None
+
+
+def uses_mask(row: Row, case: EditCase) -> bool:
+    """Whether a row is given the case's true mask."""
     recipe = row.recipe
     if recipe is None or case.open_mask is None:
         return False
@@ -444,6 +461,26 @@ def _versions() -> Mapping[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def machine_of(device: torch.device) -> str:
+    """What a device is, in a line: `cpu (Intel(R) Xeon(R) ..., 2 threads)`."""
+    return f"cpu ({_machine()})" if device.type == "cpu" else _device_name(device)
+
+
+def _machine() -> str:
+    """The processor's name and torch's threads: on a CPU both decide the last digits."""
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
 
 
 def _device_name(device: torch.device) -> str:

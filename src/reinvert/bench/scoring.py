@@ -24,10 +24,11 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 import reinvert
-from reinvert.bench.case import TYPES, EditCase
+from reinvert.bench.case import TYPES, EditCase, content_hash
 from reinvert.bench.records import Records, append_lines, read_about
 from reinvert.bench.score import COLUMNS, CURRENT, Comparison, Libraries, Networks, Scores, column, score_all
 from reinvert.bench.success import Judge, Question, question_of
+from reinvert.bench.verdict import Standing, standing
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.run import ScoreLine, inside_run, read_line
@@ -37,6 +38,8 @@ from reinvert.metrics.base import Mode
 Task = Literal["edit", "reconstruct"]
 COPY, ROUND_TRIP, TRUE_EDIT = "copy", "vae", "true-edit"
 """The rows that are always there: the unedited source, the VAE's round trip, and the true edit where there is one."""
+
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
 BESIDE_ROUND_TRIP: Final = "_round_trip"
 """What the name of a column ends in that compares with the VAE's round trip instead of the picture."""
@@ -88,6 +91,8 @@ class Run:
     """How many records are left out because a newer one of the same row and case is there."""
     name: str = ""
     """What its data is called, wherever it lies."""
+    hash: str = ""
+    """A hash of its cases, as they were when they were asked (`bench.case.content_hash`)."""
 
     def of(self, task: Task) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.task == task]
@@ -123,7 +128,8 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     about = read_about(place)
     data = str(about.get("data", ""))
     name = str(about.get("name") or data)
-    return Run(place, {cell.key: cell for cell in order}, data, len(records) - len(cells), name)
+    prints = {str(told["case"]): str(told.get("fingerprint", "")) for told in records.values()}
+    return Run(place, {cell.key: cell for cell in order}, data, len(records) - len(cells), name, content_hash(prints))
 
 
 def _cell(folder: Path, told: Mapping[str, Any]) -> Cell:
@@ -265,15 +271,46 @@ def score_run(
         found = list(read_lines(path))
         done = {told["key"] for told in found if told.get("setup") == setup.key and told.get("values") is not None}
         newest = next((told["setup"] for told in reversed(found) if told.get("about") is not None), "")
-        trips = {cell.case: cell for cell in run.cells.values() if cell.row == ROUND_TRIP and cell.picture}
+        trips = _round_trips(run)
         todo = [cell for cell in run.cells.values() if cell.picture is not None and cell.key not in done]
         if newest != setup.key:  # reports show the set-up that was asked for last
             _append(path, [{"key": "", "setup": setup.key, "about": setup.told}])
-        open_case = lru_cache(maxsize=batch)(partial(_opened, cases))  # a case's rows follow each other
-        for start in range(0, len(todo), batch):
-            lines = _scored(todo[start : start + batch], open_case, trips, setup, networks, judge)
+        for lines in _batches(todo, trips, cases, setup, networks, judge, batch):
             _append(path, [_written(line, setup) for line in lines if not line.failure])
             yield from lines
+
+
+def computed(
+    run: Run,
+    cells: Sequence[Cell],
+    cases: Mapping[str, EditCase],
+    setup: Setup,
+    networks: Networks,
+    judge: Judge | None = None,
+    *,
+    batch: int = 16,
+) -> Iterator[Line]:
+    """The scores of these cells as `score_run` computes them; nothing is written."""
+    for lines in _batches(cells, _round_trips(run), cases, setup, networks, judge, batch):
+        yield from lines
+
+
+def _round_trips(run: Run) -> dict[str, Cell]:
+    return {cell.case: cell for cell in run.cells.values() if cell.row == ROUND_TRIP and cell.picture}
+
+
+def _batches(
+    todo: Sequence[Cell],
+    trips: Mapping[str, Cell],
+    cases: Mapping[str, EditCase],
+    setup: Setup,
+    networks: Networks,
+    judge: Judge | None,
+    batch: int,
+) -> Iterator[list[Line]]:
+    open_case = lru_cache(maxsize=batch)(partial(_opened, cases))  # a case's rows follow each other
+    for start in range(0, len(todo), batch):
+        yield _scored(todo[start : start + batch], open_case, trips, setup, networks, judge)
 
 
 @contextmanager
@@ -453,6 +490,10 @@ class Board:
     """How many records of the run are left out because a newer one is there."""
     data: str = ""
     """What the run's data is called."""
+    hash: str = ""
+    """Of the run's cases: all that was asked."""
+    standing: Standing = field(default_factory=lambda: Standing(False, ""))
+    """Whether the run is verified."""
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -503,4 +544,15 @@ def read_board(run: Run, mode: str, task: Task = "edit") -> Board:
     keys = {cell.key for cell in cells}
     shown = {key: line for key, line in lines.get(newest, {}).items() if key in keys}
     others = sum(len(set(found) & keys) for setup, found in lines.items() if setup != newest)
-    return Board(task, cast(Mode, mode), abouts[newest], cells, shown, others, run.superseded, run.name)
+    about = abouts[newest]
+    return Board(
+        task, cast(Mode, mode), about, cells, shown, others, run.superseded, run.name, run.hash, standing(run.folder)
+    )
+
+
+def setup_of(about: Mapping[str, Any]) -> Setup:
+    """The set-up that a board's line tells."""
+    libraries = Libraries(**about.get("libraries", {}))
+    told: dict[str, Any] = {name: about[name] for name in ("mode", "jpeg75", "networks", "version")}
+    told |= {name: about[name] for name in ("size",) if name in about}
+    return Setup(**told, libraries=libraries, columns=tuple(about["columns"]))

@@ -389,6 +389,10 @@ def _notes(board: Board, heads: Sequence[Heading], rows: Sequence[Row]) -> Itera
         "strict": "means over the region's own pixels, networks fed the range they were trained on",
     }
     yield f"Mode {board.mode}: {arithmetic[board.mode]}. Values of the two modes must not be compared."
+    asked = {cell.case for cell in board.cells}
+    yield f"Data: {board.data or 'not told'}, {len(asked)} cases, hash {board.hash}."
+    if board.standing.said:
+        yield board.standing.said
     jpeg = "compressed as JPEG of quality 75 first" if board.setup.get("jpeg75") else "scored as lossless PNG"
     size = board.setup.get("size")
     down = f" Larger results were brought down to {size} x {size} pixels first (bicubic)." if size else ""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from reinvert.cli.bench_report import configure_report, configure_score, run_report, run_score
+from reinvert.cli.bench_verify import configure_verify, run_verify
 from reinvert.cli.terminal import console, say
 from reinvert.errors import ReinvertError
 from reinvert.files import expanded, real
@@ -304,5 +305,8 @@ PARTS = {
     "check": Part("what a benchmark's data holds, and what is wrong with it", configure_check, run_check),
     "make": Part("write a folder of drawn scenes in PIE-Bench's own format", configure_make, run_make),
     "score": Part("score what a run has made", configure_score, run_score),
+    "verify": Part(
+        "render and score a run again on this machine, and say whether it holds", configure_verify, run_verify
+    ),
     "report": Part("the tables of a scored run", configure_report, run_report),
 }

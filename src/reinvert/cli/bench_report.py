@@ -26,13 +26,7 @@ def configure_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="DIR", help="the --out of a `reinvert bench run`")
     parser.add_argument("--mode", choices=(*MODES, "both"), default="both", help="arithmetic [both]")
     parser.add_argument("--data", metavar="DATA", help="the data of the run, if it lies elsewhere now")
-    parser.add_argument(
-        "--networks",
-        metavar="PLACE",
-        default="picturebook",
-        help="picturebook (bundled), none, hub, or a folder with dino-vitb8, clip-vit-large-patch14, lpips-squeeze "
-        "[picturebook]",
-    )
+    add_networks(parser)
     parser.add_argument("--jpeg75", action="store_true", help="compress results first, as the published programs did")
     parser.add_argument("--size", type=positive, default=512, metavar="PIXELS",
         help="larger results are brought down to this first, bicubic [512]")  # fmt: skip
@@ -40,6 +34,17 @@ def configure_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
     parser.add_argument("--batch", type=positive, default=16, metavar="N", help="results scored together [16]")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """`--networks`: what scores are computed with."""
+    parser.add_argument(
+        "--networks",
+        metavar="PLACE",
+        default="picturebook",
+        help="picturebook (bundled), none, hub, or a folder with dino-vitb8, clip-vit-large-patch14, lpips-squeeze "
+        "[picturebook]",
+    )
 
 
 def check_run(given: str) -> None:
@@ -65,7 +70,7 @@ def run_score(args: argparse.Namespace) -> int:
     if not spec:
         raise ReinvertError(f"{run.folder} does not say what data it is of; name it with --data")
     cases = {case.id: case for case in open_data(spec).cases}
-    networks, judge = _networks(args), None
+    networks, judge = networks_of(args), None
     if any(case.open_attributes is not None for case in cases.values()):
         judge = Judge.bundled()
     described = networks.describe() | ({} if judge is None else judge.describe())
@@ -81,7 +86,8 @@ def run_score(args: argparse.Namespace) -> int:
     return 0
 
 
-def _networks(args: argparse.Namespace) -> Any:
+def networks_of(args: argparse.Namespace) -> Any:
+    """What `--networks` names, on `--device`."""
     from reinvert.bench.score import Networks
 
     if args.networks == "none":
@@ -98,7 +104,7 @@ def _score(run: Run, cases: Any, setup: Any, networks: Any, judge: Any, args: ar
 
     failures: dict[str, str] = {}
     total = sum(cell.picture is not None for cell in run.cells.values())
-    with _bar(f"scoring {setup.mode}", total, args.quiet) as step:
+    with progress(f"scoring {setup.mode}", total, args.quiet) as step:
         for line in score_run(run, cases, setup, networks, judge, batch=args.batch):
             if line.failure:
                 failures[line.key] = line.failure
@@ -106,7 +112,8 @@ def _score(run: Run, cases: Any, setup: Any, networks: Any, judge: Any, args: ar
     return failures
 
 
-def _bar(what: str, total: int, quiet: bool) -> Any:
+def progress(what: str, total: int | None, quiet: bool) -> Any:
+    """A bar that a function moves on; none where nobody looks."""
     if quiet or not sys.stderr.isatty():
         return nullcontext(lambda: None)
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -56,6 +56,8 @@ class RecordEnvironment(OpenEntry):
     """A hash of the model's weights."""
     device: Line | None = None
     """What it was computed on."""
+    machine: Line | None = None
+    """The processor and its threads, where they decide the bits."""
     dtype: Line | None = None
     """The type that the network computed in."""
     versions: Annotated[dict[Line, Line | None] | None, Says("a table of texts")] = None
@@ -97,6 +99,8 @@ class RecordLine(OpenEntry):
     """How often it was tried."""
     batch: Annotated[int, Ge(1), Le(10**6)] = 1
     """How many cases were computed together."""
+    together: Annotated[list[Annotated[Line, Len(1, 500)]], MaxLen(10_000)] = Field(default_factory=list)
+    """Their ids, in order."""
     mask_used: bool = False
     """Whether the method was given the true mask."""
     blend_used: bool = False
@@ -143,6 +147,50 @@ class ScoreLine(OpenEntry):
     """Why a column has no value."""
 
 
+class FindingEntry(Entry):
+    """Something that is not as a run says."""
+
+    what: Literal["picture", "record", "score"]
+    """What is not."""
+    row: Name
+    """The row."""
+    case: Annotated[Line, Len(1, 500)]
+    """The case's id."""
+    why: Annotated[Prose, MaxLen(20_000)]
+    """What is wrong with it."""
+
+
+class VerdictFile(Entry):
+    """`verification.json`: what `reinvert bench verify` found."""
+
+    when: Annotated[Line, MaxLen(100)]
+    """When, in UTC."""
+    code: Line
+    """The version that verified."""
+    where: Line
+    """Device and machine."""
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)]
+    """Of the sample."""
+    cells: Annotated[int, Ge(0), Le(10**9)]
+    """How many cells the run has."""
+    rendered: Annotated[int, Ge(0), Le(10**9)] = 0
+    """How many of them were rendered again."""
+    same: Annotated[int, Ge(0), Le(10**9)] = 0
+    """How many gave the same bits."""
+    near: Annotated[int, Ge(0), Le(10**9)] = 0
+    """How many differ within the tolerance."""
+    worst: float | None = None
+    """The least PSNR of these."""
+    scored: Annotated[int, Ge(0), Le(10**9)] = 0
+    """How many lines of scores were computed again."""
+    findings: Annotated[list[FindingEntry], MaxLen(10**6)] = Field(default_factory=list)
+    """What is not as the run says."""
+    skipped: Annotated[list[Prose], MaxLen(10_000)] = Field(default_factory=list)
+    """What could not be verified, and why."""
+    contents: Texts = Field(default_factory=dict)
+    """Hashes of what was verified."""
+
+
 def read_line(kind: type[Entry], line: bytes, name: str) -> dict[str, Any] | None:
     """The values of one line of a file of lines, or None for a line that was torn by a kill.
 
@@ -173,4 +221,4 @@ def inside_run(folder: Path, image: str) -> Path:
     return path
 
 
-__all__ = ["AboutFile", "RecordLine", "ScoreLine", "inside_run", "read_line"]
+__all__ = ["AboutFile", "RecordLine", "ScoreLine", "VerdictFile", "inside_run", "read_line"]
