@@ -38,7 +38,7 @@ def naive_mask(model, clean: torch.Tensor, source: str, target: str, seed: int, 
 def test_the_mask_is_the_naive_one_whatever_the_guidance(tiny, picture, guidance: float) -> None:
     clean = tiny.encode(to_tensor([picture]))
     case = Case(tiny, (SOURCE,), ((TARGET,),), STEPS, clean[None], seed=3, grid_steps=STEPS)
-    found = _DiffEditHooks(DiffEdit(maps=4), case).found()
+    found = _DiffEditHooks(DiffEdit(maps=4), case).estimated_mask()
     m, wanted = naive_mask(tiny, clean, SOURCE, TARGET, 3, 4, guidance)
     assert 0 < wanted.float().mean() < 1
     # cells whose map lies on the threshold itself may fall on either side
@@ -51,7 +51,7 @@ def test_the_edit_is_the_background_outside_and_plain_guidance_inside(tiny64, cl
     walked = watch_walk(tiny64, path, [TARGET], [DiffEdit(maps=4)], seed=3)
     assert len(walked) == 8
     case = Case(tiny64, (SOURCE,), ((TARGET,),), STEPS, path.path, seed=3, grid_steps=STEPS)
-    mask = _DiffEditHooks(DiffEdit(maps=4), case).found()[0]
+    mask = _DiffEditHooks(DiffEdit(maps=4), case).estimated_mask()[0]
     x = path.path[8].clone()
     said, empty = naive.encode(tiny64, [TARGET]), naive.encode(tiny64, [""])
     for i, t in enumerate(naive.times(STEPS)[2:]):

@@ -126,7 +126,7 @@ def test_a_source_may_hear_nothing(tiny64, clean) -> None:
     """Anchored, it then costs one row, as if it had never had a prompt."""
     path = Direct().invert(Source(tiny64, clean[:1], (SOURCE,), STEPS))
     before = tiny64.tally.copy()
-    silent = watch_walk(tiny64, path, [TARGET], [MasaCtrl(source_says="nothing")])[-1]
+    silent = watch_walk(tiny64, path, [TARGET], [MasaCtrl(source_conditioning="empty")])[-1]
     assert tiny64.tally.since(before).forwards == 4 * 2 + 2 * 3
     mute = watch_walk(tiny64, replace(path, prompts=("",)), [TARGET], [MasaCtrl()])[-1]
     assert gap(silent, mute) < 1e-12
@@ -195,5 +195,5 @@ def test_wrong_settings_are_said_in_a_sentence() -> None:
         MasaCtrl(mask_source=("cat",))
     with pytest.raises(ReinvertError, match="start_step"):
         MasaCtrl(start_step=-1)
-    with pytest.raises(ReinvertError, match="source_says"):
-        MasaCtrl(mask_source=("cat",), mask_target=("dog",), source_says="nothing")
+    with pytest.raises(ReinvertError, match="source_conditioning"):
+        MasaCtrl(mask_source=("cat",), mask_target=("dog",), source_conditioning="empty")

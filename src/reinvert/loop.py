@@ -138,12 +138,12 @@ class Predictor:
         alias: dict[Row, Row] = {}
         null, text = Row(Side.NULL, 0), Row(Side.TEXT, 0)
         # No rule ever changes the source's rows, so where both sides hear the same one row answers for both.
-        if null in wanted and text in wanted and self._says_the_same(moment):
+        if null in wanted and text in wanted and self._same_prompt(moment):
             wanted.remove(null)
             alias[null] = text
         return sorted(wanted), alias
 
-    def _says_the_same(self, moment: Moment) -> bool:
+    def _same_prompt(self, moment: Moment) -> bool:
         null = self.conditioning.side(Side.NULL, 0, moment.index)
         return null.same_as(self.conditioning.side(Side.TEXT, 0, moment.index))
 

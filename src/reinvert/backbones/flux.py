@@ -53,7 +53,7 @@ class Flux(FlowTransformer):
         name: str = "flux",
     ) -> None:
         config = transformer.config
-        self.told_guidance = bool(config.guidance_embeds)
+        self.guidance_embeds = bool(config.guidance_embeds)
         super().__init__(
             transformer=transformer,
             vae=vae,
@@ -63,7 +63,7 @@ class Flux(FlowTransformer):
             side=int(vae.config.sample_size),
             patch=math.isqrt(int(config.in_channels) // int(vae.config.latent_channels)),
             picture_first=False,
-            usual=USUAL["FLUX.1 dev" if self.told_guidance else "FLUX.1 schnell"],
+            usual=USUAL["FLUX.1 dev" if self.guidance_embeds else "FLUX.1 schnell"],
             name=name,
         )
         self.text_encoder, self.text_encoder_2 = text_encoder, t5_in_range(text_encoder_2)
@@ -116,7 +116,7 @@ class Flux(FlowTransformer):
             encoder_hidden_states=tokens,
             pooled_projections=pooled,
             timestep=torch.full((len(x),), float(time) / self._range, device=x.device, dtype=around(self.dtype)),
-            guidance=guidance if self.told_guidance else None,
+            guidance=guidance if self.guidance_embeds else None,
             txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device),
             img_ids=self.positions((h, w)),
             joint_attention_kwargs=carried,

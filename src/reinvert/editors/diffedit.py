@@ -85,14 +85,14 @@ class _DiffEditHooks(Hooks):
 
     def blend(self, x: Tensor, moment: Moment) -> Tensor:
         if self.mask is None:
-            self.mask = self.found()
+            self.mask = self.estimated_mask()
         noisier = 1 if self.method.compat == "published" else 0
         around = self.case.path[moment.steps - 1 - moment.index + noisier].to(x)
         mask = self.mask.to(x)
         return torch.cat([x[:1], mask * x[1:] + (1 - mask) * around])
 
     @torch.no_grad()
-    def found(self) -> Tensor:
+    def estimated_mask(self) -> Tensor:
         """Where the target's prediction differs from the source's, as 0 and 1: [target, case, 1, h, w]."""
         method, case = self.method, self.case
         model, clean = case.model, case.path[0]

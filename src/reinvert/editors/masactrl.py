@@ -50,8 +50,8 @@ class MasaCtrl(Editor):
     """Steps that the target walks by itself first; a count that does not grow with the run (published: 4 of 50)."""
     start_layer: float = 0.625
     """Share of the self-attention layers, in order of execution, that are left alone (10 of 16, as published)."""
-    source_says: Literal["nothing", "prompt"] = "prompt"
-    """The source's prompt during the edit: the one it was inverted with, or empty (nothing), which needs an anchor."""
+    source_conditioning: Literal["empty", "prompt"] = "prompt"
+    """The source row during the edit: conditioned on the source prompt, or on the empty one, which needs an anchor."""
     mask_source: Words = ()
     """Words of the source prompt that make its foreground."""
     mask_target: Words = ()
@@ -66,8 +66,10 @@ class MasaCtrl(Editor):
             raise ReinvertError("start_step counts steps from 0 on, and start_layer is a share between 0 and 1")
         if bool(self.mask_source) != bool(self.mask_target):
             raise ReinvertError("a foreground needs words of both prompts: mask_source and mask_target")
-        if self.mask_source and self.source_says == "nothing":
-            raise ReinvertError("a foreground found by words needs the source's prompt: set source_says to prompt")
+        if self.mask_source and self.source_conditioning == "empty":
+            raise ReinvertError(
+                "a foreground found by words needs the source's prompt: set source_conditioning to prompt"
+            )
 
     def bind(self, case: Case) -> Hooks:
         layers = [layer for layer in case.model.layers() if layer.name.endswith("attn1")]
@@ -93,7 +95,11 @@ class _MasaHooks(Hooks):
         self.maps: Tensor | None = None
 
     def text(self, conditioning: Conditioning) -> Conditioning:
-        return conditioning if self.method.source_says == "prompt" else with_text(conditioning, 0, conditioning.empty)
+        return (
+            conditioning
+            if self.method.source_conditioning == "prompt"
+            else with_text(conditioning, 0, conditioning.empty)
+        )
 
     def _acts(self, moment: Moment) -> bool:
         return moment.index >= self.method.start_step

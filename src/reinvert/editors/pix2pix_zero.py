@@ -72,7 +72,7 @@ class _ZeroHooks(Hooks):
         self.method, self.model = method, case.model
         self.before, self.after = before, after
         self.maps = _Maps()
-        self.said: Conditioning | None = None
+        self.conditioning: Conditioning | None = None
 
     def text(self, conditioning: Conditioning) -> Conditioning:
         source = conditioning.text[0]
@@ -81,7 +81,7 @@ class _ZeroHooks(Hooks):
         if self.before or self.after:
             at_step = tuple(self._moved(text) for text in conditioning.at_step)
             conditioning = replace(conditioning, text=self._moved(conditioning.text), at_step=at_step)
-        self.said = conditioning
+        self.conditioning = conditioning
         return conditioning
 
     def _moved(self, text: Text) -> Text:
@@ -115,16 +115,16 @@ class _ZeroHooks(Hooks):
 
     def _pulled(self, x: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
         """Both sides' latents after one gradient step of each target towards the source's maps."""
-        said = self.said
-        assert said is not None
+        conditioning = self.conditioning
+        assert conditioning is not None
         sides: tuple[list[Tensor], list[Tensor]] = ([x[0]], [x[0]])
         for branch in range(1, len(x)):
             rows = (Row(Side.NULL, branch), Row(Side.TEXT, branch))
-            told = join([said.side(row.side, branch, moment.index)[None] for row in rows])
+            texts = join([conditioning.side(row.side, branch, moment.index)[None] for row in rows])
             distance = _Distance(self.maps)
             with torch.enable_grad():
                 leaf = x[branch].detach().expand(2, *x.shape[1:]).clone().requires_grad_()
-                self.model.answer(leaf, told, moment.ask, Call(rows, {}, moment, distance))
+                self.model.answer(leaf, texts, moment.ask, Call(rows, {}, moment, distance))
                 gradient = torch.autograd.grad(distance.total, leaf)[0]
             self.model.tally.backwards += 2 * x.shape[1]
             moved = leaf.detach() - self.method.amount * gradient

@@ -47,8 +47,8 @@ class PnP(Editor):
     """Share of the run in which the decoder's self-attention has the source's queries and keys."""
     negative: str = "ugly, blurry, black, low res, unrealistic"
     """Negative prompt of the targets."""
-    source_says: Literal["nothing", "prompt"] = "nothing"
-    """The source's prompt during the edit: empty (nothing), as published, or its own."""
+    source_conditioning: Literal["empty", "prompt"] = "empty"
+    """The source row during the edit: conditioned on the empty prompt, as published, or on the source prompt."""
     layer: str = ""
     """Module whose output is the feature; empty: the second convolution of the second ResNet of the decoder's first
     block with attention."""
@@ -108,7 +108,7 @@ class _PnPHooks(Hooks):
     def text(self, conditioning: Conditioning) -> Conditioning:
         negative = self.case.model.encode_text([self.method.negative]).expand(len(self.case.sources))
         conditioning = replace(conditioning, negative=negative)
-        if self.method.source_says == "prompt":
+        if self.method.source_conditioning == "prompt":
             return conditioning
         # In neither side, whatever the inversion learned for the null one; so one row answers for both.
         return with_text(replace(conditioning, null=None), 0, conditioning.empty)
