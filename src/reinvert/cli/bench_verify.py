@@ -63,3 +63,23 @@ def run_verify(args: argparse.Namespace) -> int:
         raise ReinvertError(verdict.said)
     say(verdict.said)
     return 0
+
+
+def configure_board(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="the --out of `reinvert bench run`s, scored")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the page, .html")
+    parser.add_argument("--resamples", type=positive, default=2000, metavar="N", help="of the bootstrap [2000]")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the bootstrap [0]")
+
+
+def run_board(args: argparse.Namespace) -> int:
+    for folder in args.runs:
+        check_run(folder)
+    from pathlib import Path
+
+    from reinvert.bench.side_by_side import write_board
+    from reinvert.bench.table import Bootstrap
+
+    write_board(args.runs, Path(args.out), Bootstrap(max(100, args.resamples), 0.95, args.seed))
+    say(args.out)
+    return 0
