@@ -23,11 +23,15 @@ from reinvert.ui.scenes import EXAMPLES
 from reinvert.ui.session import Edit, Request, Session, sheet, swept
 from reinvert.ui.shelf import joinable
 from reinvert.values import show
+from reinvert.word_maps import WordMaps
 
 Changes = dict[Any, Any]
 """New values of components."""
 
 NONE: Final = "–"
+EXAMPLES_HEIGHT: Final = 118
+LONGEST: Final = 44
+"""Characters of a method's title beside its name in a list."""
 COMPARED: Final = ("methods", "targets", "one setting")
 
 
@@ -88,17 +92,15 @@ class Page:
             with gr.Row():
                 with gr.Column(scale=5, min_width=320):
                     self._start()
-                    self._adjust()
                 with gr.Column(scale=7, min_width=320):
-                    self.status = gr.HTML(texts.note("Take an example, or drop a picture."), elem_id="status")
-                    self.preview = gr.Image(
-                        label="Growing preview", visible=False, interactive=False, buttons=[], height=256
-                    )
                     with gr.Tabs():
                         self._see()
                         self._understand()
                         self._compare()
                         self._keep()
+            self._adjust()
+            self._part()
+            self._drawing()
             self._connect(page)
         return page
 
@@ -112,18 +114,25 @@ class Page:
         self.target = gr.Textbox(label="What it is to show", placeholder="a red dog on grass", elem_id="target")
         with gr.Row():
             self.go = gr.Button("Edit", variant="primary", elem_id="go")
-            self.halt = gr.Button("Stop", variant="stop", elem_id="stop")
-        samples = [[str(self._example(index)), e.source, e.target] for index, e in enumerate(EXAMPLES)]
-        with gr.Accordion("Examples", open=True):
-            self.examples = gr.Dataset(
-                components=[gr.Image(visible=False, height=64), gr.Textbox(visible=False), gr.Textbox(visible=False)],
-                headers=["Picture", "What it shows", "What it is to show"],
-                samples=samples,
-                type="index",
-                show_label=False,
-                layout="table",
-                elem_id="examples",
-            )
+            self.halt = gr.Button("Stop", elem_id="stop")
+        self.status = gr.HTML(
+            texts.note("Take an example, draw a scene, or drop a picture."), elem_id="status", container=False
+        )
+        self.preview = gr.Image(label="Growing preview", visible=False, interactive=False, buttons=[], height=220)
+        self.examples = gr.Gallery(
+            [(str(self._example(index)), example.title) for index, example in enumerate(EXAMPLES)],
+            label="Examples",
+            show_label=False,
+            columns=len(EXAMPLES),
+            height=EXAMPLES_HEIGHT,
+            buttons=[],
+            allow_preview=False,
+            object_fit="contain",
+            interactive=False,
+            elem_id="examples",
+        )
+
+    def _drawing(self) -> None:
         with gr.Accordion("Draw a scene", open=False):
             with gr.Row():
                 self.color = gr.Dropdown(list(COLORS), value="red", label="Colour", min_width=100)
@@ -144,6 +153,40 @@ class Page:
         return path
 
     def _adjust(self) -> None:
+        self.joined = gr.Dropdown([], value=[], multiselect=True, label="Joined with", elem_id="joined", render=False)
+        with gr.Accordion("Adjust", open=True):
+            with gr.Row():
+                self.editor = gr.Dropdown(["p2p"], value="p2p", label="Editor", min_width=200, elem_id="editor")
+                self.inversion = gr.Dropdown(
+                    ["direct"], value="direct", label="Inversion", min_width=200, elem_id="inversion"
+                )
+            usual = usual_of(self.house.shelf.names[0]) or Usual()
+            with gr.Row():
+                self.guidance = gr.Slider(
+                    0, 20, value=usual.guidance, step=0.1, label="Strength of the edit (guidance)", min_width=200
+                )
+                self.steps = gr.Slider(1, 100, value=usual.steps, step=1, label="Steps", min_width=200)
+                self.seed = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=200)
+            self.form = gr.State(0)
+            """Counts up when the settings are to be shown anew."""
+            again: dict[str, Any] = {
+                "inputs": [self.inversion, self.editor, self.joined],
+                "triggers": [self.inversion.change, self.editor.change, self.joined.change, self.form.change],
+                "show_progress": "hidden",
+                "queue": False,
+            }
+            gr.render(**again)(self._main_settings)
+            with gr.Accordion("All settings", open=False):
+                self.joined.render()
+                gr.render(**again)(self._other_settings)
+                with gr.Row():
+                    self.any_words = gr.Checkbox(False, label="Take words that the model does not know")
+                    self.force = gr.Checkbox(False, label="Take pictures that the model does not know")
+            with gr.Accordion("About these methods", open=False):
+                self.described = gr.Markdown()
+                self.refused = gr.HTML()
+
+    def _part(self) -> None:
         with gr.Accordion("Change only a part", open=False):
             gr.Markdown("Name a word of each prompt, and only where they look may change.")
             with gr.Row():
@@ -168,51 +211,25 @@ class Page:
                 label="A picture that is not square",
                 info="crop: its middle; pad: all of it on a square; keep: its own shape",
             )
-        with gr.Accordion("Method and settings", open=False):
-            self.editor = gr.Dropdown(["p2p"], value="p2p", label="Editor", elem_id="editor")
-            self.inversion = gr.Dropdown(["direct"], value="direct", label="Inversion", elem_id="inversion")
-            self.joined = gr.Dropdown([], value=[], multiselect=True, label="Joined with", elem_id="joined")
-            self.described = gr.Markdown()
-            self.refused = gr.HTML()
-            usual = usual_of(self.house.shelf.names[0]) or Usual()
-            with gr.Row():
-                self.guidance = gr.Slider(
-                    0, 20, value=usual.guidance, step=0.1, label="Strength of the edit (guidance)", min_width=160
-                )
-                self.steps = gr.Slider(1, 100, value=usual.steps, step=1, label="Steps", min_width=160)
-                self.seed = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=100)
-            self.form = gr.State(0)
-            """Counts up when the settings are to be shown anew."""
-            gr.render(
-                inputs=[self.inversion, self.editor, self.joined],
-                triggers=[self.inversion.change, self.editor.change, self.joined.change, self.form.change],
-                show_progress="hidden",
-                queue=False,
-            )(self._settings)
-            with gr.Accordion("Words and pictures that the model does not know", open=False):
-                self.any_words = gr.Checkbox(False, label="Take any words")
-                self.force = gr.Checkbox(False, label="Take any picture")
 
-    def _settings(self, inversion: str, editor: str, joined: list[str], request: gr.Request) -> None:
-        """A control for every field of the chosen methods: the few main ones in sight, the others behind a heading."""
+    def _main_settings(self, inversion: str, editor: str, joined: list[str], request: gr.Request) -> None:
+        """The few main controls of the chosen methods."""
+        self._settings([f for f in _fields(inversion, editor, joined) if f.is_main], request)
+
+    def _other_settings(self, inversion: str, editor: str, joined: list[str], request: gr.Request) -> None:
+        """All their other fields."""
+        self._settings([f for f in _fields(inversion, editor, joined) if not f.is_main], request)
+
+    def _settings(self, fields: Sequence[Field], request: gr.Request) -> None:
         session = self.session(request)
-        fields = list(fields_of("inversions", inversion))
-        names: list[str] = [editor, *(joined or []), "local_blend"]
-        for name in dict.fromkeys(names):
-            fields += fields_of("editors", name)
-        main = [field for field in fields if field.is_main]
         with gr.Row():
-            for field in main:
-                self._control(session, field)
-        with gr.Accordion("All settings", open=False):
             for field in fields:
-                if field not in main:
-                    self._control(session, field)
+                self._control(session, field)
 
     def _control(self, session: Session, field: Field) -> None:
         """One widget, made from a field's type, that writes to the session."""
         value = field.shows(session.value_of(field))
-        common: dict[str, Any] = {"label": field.label, "info": field.argument.help, "min_width": 160}
+        common: dict[str, Any] = {"label": field.label, "info": field.argument.help, "min_width": 260, "scale": 1}
         match field.look:
             case "toggle":
                 widget: Any = gr.Checkbox(value, **common)
@@ -238,17 +255,17 @@ class Page:
         widget.change(changed, widget, self.status, queue=False, show_progress="hidden", api_visibility="private")
 
     def _see(self) -> None:
-        with gr.Tab("Before and after"):
+        with gr.Tab("Before and after", render_children=True):
             self.slider = gr.ImageSlider(label="Before | after", interactive=False, buttons=[], elem_id="slider")
-            self.sides = gr.Gallery(label="Side by side", columns=4, height=280, buttons=[], object_fit="contain")
-        with gr.Tab("What changed"):
-            with gr.Row():
-                self.difference = gr.Image(label="Difference to the original", interactive=False, buttons=[])
-                self.region = gr.Image(label="The region that could change", interactive=False, buttons=[])
+            self.sides = gr.Gallery(label="Side by side", columns=4, height=210, buttons=[], object_fit="contain")
+        with gr.Tab("What changed", render_children=True):
+            self.changed = gr.Gallery(
+                label="What changed, and where it could", columns=2, buttons=[], object_fit="contain", elem_id="changed"
+            )
             self.region_note = gr.Markdown()
 
     def _understand(self) -> None:
-        with gr.Tab("Words", elem_id="words-tab"):
+        with gr.Tab("Words", elem_id="words-tab", render_children=True):
             self.alignment = gr.HTML()
             self.words = gr.Markdown(
                 "Choose a word to see where the network looks for it. (The first choice renders the edit once more.)"
@@ -261,7 +278,7 @@ class Page:
                 self.target_map = gr.Image(label="Where the edit looks", interactive=False, buttons=[])
 
     def _compare(self) -> None:
-        with gr.Tab("Compare"):
+        with gr.Tab("Compare", render_children=True):
             self.compared = gr.Radio(list(COMPARED), value=COMPARED[0], label="Compare", elem_id="compare-what")
             self.pairs = gr.Dropdown(
                 [], multiselect=True, label="Methods (inversion + editor)", elem_id="compare-methods"
@@ -283,11 +300,10 @@ class Page:
             self.sheet = gr.DownloadButton("Download the sheet", visible=False)
 
     def _keep(self) -> None:
-        with gr.Tab("Keep", elem_id="keep-tab"):
+        with gr.Tab("Keep", elem_id="keep-tab", render_children=True):
             self.history = gr.Gallery(
                 label="This session's edits: choose one to see it again",
-                columns=5,
-                height=200,
+                columns=4,
                 buttons=[],
                 allow_preview=False,
                 object_fit="contain",
@@ -301,7 +317,9 @@ class Page:
                 interactive=False,
                 elem_id="files",
             )
-            self.command = gr.Code(label="The same as a command line", language="shell", wrap_lines=True)
+            self.command = gr.Textbox(
+                label="The same as a command line", lines=3, interactive=False, buttons=["copy"], elem_id="command"
+            )
             self.python = gr.Code(label="The same as Python", language="python", wrap_lines=True)
 
     # --- what is connected ------------------------------------------------------------------------------------------
@@ -319,7 +337,7 @@ class Page:
             self.force,
         ]  # fmt: skip
         self.view = [
-            self.slider, self.sides, self.difference, self.region, self.region_note, self.alignment, self.source_word,
+            self.slider, self.sides, self.changed, self.region_note, self.alignment, self.source_word,
             self.target_word, self.at_step, self.source_map, self.target_map, self.history, self.files, self.command,
             self.python, self.number,
         ]  # fmt: skip
@@ -328,7 +346,7 @@ class Page:
         self.picture.upload(self.take, self.picture, opened, preprocess=False, **quick)
         self.picture.clear(self.drop, None, [self.mask], **quick)
         filled = [*opened, self.target, self.blend_source, self.blend_target]
-        self.examples.click(self.example, self.examples, filled, **quick)
+        self.examples.select(self.example, None, filled, **quick)
         parts = [self.color, self.material, self.kind, self.wearing, self.facing, self.place, self.style]
         self.draw.click(self.draw_scene, [*parts, self.scene_seed], opened, **quick)
 
@@ -387,8 +405,8 @@ class Page:
     def drop(self) -> Changes:
         return {self.mask: None}
 
-    def example(self, index: int, request: gr.Request) -> Changes:
-        chosen = EXAMPLES[index]
+    def example(self, event: gr.SelectData, request: gr.Request) -> Changes:
+        chosen = EXAMPLES[int(event.index)]
         self.session(request).draw(chosen.source, chosen.seed)
         before, after = chosen.blend or ("", "")
         changes = self._opened(request, "Press Edit.")
@@ -515,8 +533,10 @@ class Page:
         return {
             self.slider: (file(before), file(after)),
             self.sides: [(file(picture), title) for picture, title in sides],
-            self.difference: file(heat),
-            self.region: file(pictures.overlay(edit.result.image, region)),
+            self.changed: [
+                (file(heat), "difference to the original"),
+                (file(pictures.overlay(edit.result.image, region)), "the region that could change"),
+            ],
             self.region_note: f"The brightest spot of the difference is {most} levels of 255. The region ({origin}) is "
             f"{share:.0f} % of the picture.",
             self.alignment: texts.alignment(links, special) if links else texts.note(
@@ -536,44 +556,44 @@ class Page:
     # --- words --------------------------------------------------------------------------------------------------------
 
     def look_source(self, number: int, source: int | None, target: int | None, step: int, request: gr.Request) -> Any:
-        """A word of the source was chosen: show it with the word of the target that follows it."""
-        yield from self._looked(number, source, self._partner(number, source, "source", request), step, request)
+        """A word of the source was chosen: show it with the word of the target that answers to it."""
+        session = self.session(request)
+        edit = session.find(number) if number else None
+        other = None if edit is None or source is None else session.partner(edit, source, of_source=True)
+        yield from self._looked(number, source, other, step, request, {self.target_word: other})
 
     def look_target(self, number: int, source: int | None, target: int | None, step: int, request: gr.Request) -> Any:
-        yield from self._looked(number, self._partner(number, target, "target", request), target, step, request)
+        """The same the other way round."""
+        session = self.session(request)
+        other = (
+            session.partner(session.find(number), target, of_source=False) if number and target is not None else None
+        )
+        yield from self._looked(number, other, target, step, request, {self.source_word: other})
 
     def look(self, number: int, source: int | None, target: int | None, step: int, request: gr.Request) -> Any:
-        yield from self._looked(number, source, target, step, request)
+        yield from self._looked(number, source, target, step, request, {})
 
-    def _partner(self, number: int, word: int | None, side: str, request: gr.Request) -> int | None:
-        """The word of the other prompt that stands in the same place, or is the same."""
-        if not number or word is None:
-            return None
-        session = self.session(request)
-        return session.partner(session.find(number), word, side == "source")
-
-    def _looked(self, number: int, source: int | None, target: int | None, step: int, request: gr.Request) -> Any:
+    def _looked(
+        self, number: int, source: int | None, target: int | None, step: int, request: gr.Request, also: Changes
+    ) -> Any:
+        """The maps of two words over reconstruction and edit, at a step or (0) the mean of all."""
         session = self.session(request)
         if not number:
             yield {self.status: texts.note("Edit a picture first.")}
             return
         edit = session.find(number)
-        changed = (edit.result.reconstruction, edit.result.image)
+        looked = ((self.source_map, edit.result.reconstruction, source), (self.target_map, edit.result.image, target))
 
-        def finish(maps: Any) -> Changes:
-            made: Changes = {}
-            for branch, word in enumerate((source, target)):
-                place, choice = ((self.source_map, self.source_word), (self.target_map, self.target_word))[branch]
-                if word is None:
-                    made |= {place: None}
-                    continue
-                values = maps.of(branch, word, None if not step else int(step) - 1).numpy()
-                made |= {place: self.shown(request, pictures.over(changed[branch], values)), choice: word}
-            return {**made, self.status: texts.done("the network's looks at the words are shown below")}
+        def finish(maps: WordMaps) -> Changes:
+            made: Changes = {place: None for place, _, _ in looked}
+            for branch, (place, picture, word) in enumerate(looked):
+                if word is not None:
+                    values = maps.of(branch, word, None if not step else int(step) - 1).numpy()
+                    made[place] = self.shown(request, pictures.over(picture, values))
+            when = "at all steps together" if not step else f"at step {int(step)}"
+            return {**made, **also, self.status: texts.done(f"where the network looks {when} is shown under Words")}
 
-        allowed = {self.status, self.preview, self.go, self.source_map, self.target_map}
-        for changes in self.watched(session.words(edit), finish, request):
-            yield {key: value for key, value in changes.items() if key in allowed or value in (source, target)}
+        yield from self.watched(session.words(edit), finish, request)
 
     # --- comparing ----------------------------------------------------------------------------------------------------
 
@@ -663,7 +683,14 @@ def build(house: House) -> gr.Blocks:
 
 
 def _titled(group: registry.Group, names: Sequence[str]) -> list[tuple[str, str]]:
-    return [(f"{name}: {registry.describe(group, name).title}".rstrip("."), name) for name in names]
+    titles = {name: registry.describe(group, name).title.rstrip(".") for name in names}
+    return [(f"{name}: {title}" if len(title) < LONGEST else name, name) for name, title in titles.items()]
+
+
+def _fields(inversion: str, editor: str, joined: Sequence[str] | None) -> list[Field]:
+    """The fields of the chosen methods, and of local_blend, which words or a mask may add."""
+    names = dict.fromkeys([editor, *(joined or ()), "local_blend"])
+    return [*fields_of("inversions", inversion), *(field for name in names for field in fields_of("editors", name))]
 
 
 def _numbered(words: Sequence[str]) -> list[tuple[str, int]]:

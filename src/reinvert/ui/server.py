@@ -104,6 +104,8 @@ def serve(models: Sequence[str], address: Address, device: str, dtype: str, *, w
 
 def _only_from_here(app: Any) -> None:
     """Send the policy with every answer."""
+    from starlette.requests import ClientDisconnect
+
     inner = app.middleware_stack or app.build_middleware_stack()
 
     async def stack(scope: Any, receive: Any, send: Any) -> None:
@@ -113,7 +115,10 @@ def _only_from_here(app: Any) -> None:
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
             await send(message)
 
-        await inner(scope, receive, with_policy if scope["type"] == "http" else send)
+        try:
+            await inner(scope, receive, with_policy if scope["type"] == "http" else send)
+        except ClientDisconnect:  # a browser that left in the midst of a question needs no answer
+            return
 
     app.middleware_stack = stack
 

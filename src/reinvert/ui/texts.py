@@ -33,8 +33,21 @@ def done(summary: str, notes: Sequence[str] = ()) -> str:
     return _note(f"Done: {summary}.", "done") + "".join(_note(note, "wait") for note in notes)
 
 
+HERE = {
+    "(--any-words, any_words=True, lets it through)": "(a box under All settings lets it through)",
+    "use --model with a Stable Diffusion checkpoint for photographs, or --force (force=True) to go on": "start the "
+    "studio with --model and a Stable Diffusion checkpoint for photographs, or tick the box under All settings",
+    "needs a mask (--mask)": "needs a mask: paint one under Change only a part",
+    "(--blend cat dog) or a mask (--mask)": "or a mask: give them under Change only a part",
+    "choose another --guidance": "choose another strength",
+}
+"""What the command line's sentences name by its options, as the page has it."""
+
+
 def error(sentence: str) -> str:
     """What will not work, and what to do."""
+    for typed, here in HERE.items():
+        sentence = sentence.replace(typed, here)
     sentence = sentence[:1].upper() + sentence[1:] + ("" if sentence.endswith((".", "?", "!", ")")) else ".")
     return f'<div class="ri-note ri-error" role="alert">{escape(sentence)}</div>'
 
@@ -87,7 +100,7 @@ CSS = """
 .ri-bar {height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin: .3em 0}
 .ri-bar > div {height: 100%; background: #2f6fde; transition: width .2s}
 .ri-words {border-collapse: collapse; margin: .4em 0} .ri-words caption {text-align: left; padding-bottom: .3em}
-.ri-words td, .ri-words th {padding: .2em .8em .2em 0; text-align: left; border: 0}
+.ri-words td, .ri-words th {padding: .2em .8em .2em 0 !important; text-align: left; border: 0 !important}
 .ri-chip {padding: .1em .5em; border-radius: 1em; background: hsl(var(--hue) 75% 85%); color: #111}
 .ri-own {background: transparent; color: var(--body-text-color); border: 1px dashed var(--body-text-color)}
 .ri-why summary {cursor: pointer} .ri-why ul {margin: .4em 0 0 1.2em}
