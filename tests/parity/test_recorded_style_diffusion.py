@@ -5,7 +5,8 @@ sign of a gradient, so a gradient near 0 moves its weight by twice the rate on t
 own network with explicit attention products instead of fused ones (1e-7 in float32) moves S and T by 0.7 % at step 0,
 by 50 to 60 % at step 9, and the final latents by 0.30 (source) and 0.20 (target): beyond any tolerance that was stated,
 which for this run was an estimate that nobody had checked. What can be held to the recorded numbers is the first step,
-whose five iterations tell the wrong settings apart; the arithmetic is held to a naive loop in tests/test_inversions_*.
+whose five iterations tell the wrong settings apart; all ten are held to the authors' program run again in float64
+(test_style_diffusion_float64), and the arithmetic to a naive loop in tests/test_inversions_*.
 """
 
 from __future__ import annotations
