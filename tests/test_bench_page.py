@@ -19,7 +19,7 @@ from PIL import Image
 from reinvert.bench.page import page, page_data, thumbnails, write_page
 from reinvert.bench.score import Networks
 from reinvert.bench.scoring import Run, Setup, open_run, read_board, score_run
-from reinvert.bench.table import make_table, values_of
+from reinvert.bench.table import make_table, paired, values_of
 from reinvert.errors import ReinvertError
 
 BAD = " </script><script>document.title='broken'</script><img src=x onerror=alert(1)> {{script}} &amp;"
@@ -71,6 +71,21 @@ class Reader(HTMLParser):
 
 def embedded(text: str) -> dict:
     return json.loads(Reader(text).scripts[0])
+
+
+def test_two_rows_are_compared_as_the_tables_do(scored, text) -> None:
+    """One truth: what the page shows was computed here, not again in the browser."""
+    for (table, board), shown in zip(scored[1], embedded(text)["boards"], strict=True):
+        assert set(shown["pairs"]) == set(table.kinds)
+        rows = sorted(shown["values"])
+        assert len(shown["pairs"]["all"]["psnr_unedit_part"]) == len(rows) * (len(rows) - 1) // 2
+        first, second = "ddim+p2p", next(row for row in rows if row > "ddim+p2p")
+        values = [values_of(board, row, "psnr_unedit_part") for row in (first, second)]
+        wanted = paired(*values, "higher", table.how)
+        mean, low, high, wins, n = shown["pairs"]["all"]["psnr_unedit_part"][f"{first}\n{second}"]
+        told = wanted.difference
+        assert (wins, n) == (round(wanted.wins, 4), told.n)
+        assert (mean, low, high) == tuple(float(f"{v:.6g}") for v in (told.mean, told.low, told.high))
 
 
 # --- what it holds -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +24,15 @@ from reinvert.bench.case import EditCase
 from reinvert.bench.published import against_published
 from reinvert.bench.report import filled_headings, notes_of
 from reinvert.bench.scoring import Board, Run
-from reinvert.bench.table import Figure, Heading, Row, Table
+from reinvert.bench.table import ALL, Figure, Heading, Paired, Row, Table, paired, values_of
 from reinvert.errors import ReinvertError
 from reinvert.image import Picture, atomic_write, open_image
 
 SIDES: Final = (320, 256, 192, 128, 96)
 """Longest sides of thumbnails in pixels, the first that fits is taken."""
 QUALITY: Final = 82
+BY_KIND: Final = 12
+"""Rows up to which two of them are compared within each type of edit, too."""
 FILES: Final = Path(__file__).parent / "page_files"
 
 
@@ -128,11 +131,8 @@ def page_data(
     index = {name: i for i, name in enumerate(names)}
     kinds = {cell.case: cell.kind for _, board in tables for cell in board.cells}
     pictures, said = thumbnails(run, names, cases, megabytes)
-    how = tables[0][0].how
     return {
-        "level": how.level,
-        "resamples": how.resamples,
-        "seed": how.seed,
+        "level": tables[0][0].how.level,
         "boards": [_board(table, board, index, against) for table, board in tables],
         "cases": [_case(name, kinds[name], cases.get(name)) for name in names],
         "pictures": pictures,
@@ -167,9 +167,32 @@ def _board(table: Table, board: Board, index: Mapping[str, int], against: bool) 
         "rows": {kind: [_row(row) for row in table.of(kind)] for kind in table.kinds},
         "notes": list(notes_of(table)),
         "values": values,
+        "pairs": _pairs(table, board, sorted(values), sorted(filled)),
         "cases": sorted({index[cell.case] for cell in board.cells}),
         "published": _published(table) if against else None,
     }
+
+
+def _pairs(
+    table: Table, board: Board, rows: Sequence[str], columns: Sequence[str]
+) -> dict[str, dict[str, dict[str, list[Any]]]]:
+    """Every two rows compared on the cases that both have: by type, column and the two names (the first in the
+    alphabet first, joined by a line break) the mean difference, its interval, the share of wins, and n."""
+    heads = [head for head in table.headings if head.name in columns]
+    kinds = table.kinds if len(rows) <= BY_KIND else [kind for kind in table.kinds if kind == ALL]
+    found: dict[str, dict[str, dict[str, list[Any]]]] = {}
+    for kind, head in product(kinds, heads):
+        values = {row: values_of(board, row, head.name, kind) for row in rows}
+        found.setdefault(kind, {})[head.name] = {
+            f"{first}\n{second}": _compared(paired(values[first], values[second], head.direction, table.how))
+            for first, second in combinations(rows, 2)
+        }
+    return found
+
+
+def _compared(made: Paired) -> list[Any]:
+    gap, wins = _figure(made.difference), made.wins
+    return [gap["mean"], gap["low"], gap["high"], None if wins is None else round(wins, 4), gap["n"]]
 
 
 def _heading(head: Heading, empty: bool) -> dict[str, Any]:

@@ -148,33 +148,27 @@ function drawScatter() {
   fill($("scatter"), svg, left.length ? make("p", { class: "hint" }, `Not shown (no finite mean in both): ${left.join(", ")}.`) : null);
 }
 
-// --- pairs: the bootstrap of the mean difference, seeded
-function random(seed) { // mulberry32
-  return () => { seed = (seed + 0x6d2b79f5) | 0; let t = Math.imul(seed ^ (seed >>> 15), 1 | seed); t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t; return ((t ^ (t >>> 14)) >>> 0) / 4294967296; };
-}
-function interval(values) {
-  const n = values.length;
-  if (n < 2) return [null, null];
-  const draw = random(data.seed + 1), means = new Float64Array(data.resamples);
-  for (let r = 0; r < data.resamples; r++) { let sum = 0; for (let i = 0; i < n; i++) sum += values[Math.floor(draw() * n)]; means[r] = sum / n; }
-  means.sort();
-  const at = (q) => { const p = q * (means.length - 1), i = Math.floor(p); return means[i] + (p - i) * ((means[i + 1] ?? means[i]) - means[i]); };
-  return [at((1 - data.level) / 2), at((1 + data.level) / 2)];
+// --- pairs: compared in Python, and embedded with the names in alphabetical order
+function compared(head, a, b) {
+  const found = (state.board.pairs[state.kind] || {})[head.name] || {};
+  if (a === b || found[`${a}\n${b}`]) return found[`${a}\n${b}`];
+  const entry = found[`${b}\n${a}`];
+  if (!entry) return undefined;
+  const [mean, low, high, wins, n] = entry, minus = (v) => (v === null ? null : -number(v));
+  return [minus(mean), minus(high), minus(low), wins === null ? null : 1 - wins, n];
 }
 function drawPair() {
   const [a, b] = [$("first").value, $("second").value];
   const lines = heads().map((head) => {
-    const [x, y] = [valuesOf(a, head), valuesOf(b, head)].map((list) => list.map(number)), gaps = [];
-    data.cases.forEach((_, i) => { if (inKind(i) && x[i] !== null && x[i] !== undefined && y[i] !== null && y[i] !== undefined && isFinite(x[i] - y[i])) gaps.push(x[i] - y[i]); });
-    if (!gaps.length) return make("tr", {}, make("th", { scope: "row" }, long(head)), make("td", { colspan: 3 }, "no case in which both are finite"));
-    const mean = gaps.reduce((s, v) => s + v, 0) / gaps.length, [low, high] = interval(gaps);
-    const wins = gaps.reduce((s, v) => s + (v === 0 ? 0.5 : better(head, v, 0) ? 1 : 0), 0) / gaps.length;
+    const entry = compared(head, a, b);
+    if (!entry || !entry[4]) return make("tr", {}, make("th", { scope: "row" }, long(head)), make("td", { colspan: 3 }, entry ? "no case in which both are finite" : a === b ? "one row" : "many rows: compared over all types alone"));
+    const [mean, low, high, wins, n] = entry.map(number);
     const clear = low !== null && (low > 0 || high < 0), first = better(head, mean, 0);
     const plus = (v) => `${v > 0 ? "+" : ""}${shown(head, v)}`;
     return make("tr", {}, make("th", { scope: "row" }, long(head)),
       make("td", {}, plus(mean), low === null ? null : make("span", { class: "interval" }, `${plus(low)} … ${plus(high)}`)),
       make("td", {}, `${Math.round(wins * 100)} %`, make("span", { class: `interval ${clear ? (first ? "within" : "outside") : ""}` }, clear ? (first ? "first is better" : "second is better") : "not clear")),
-      make("td", {}, String(gaps.length)));
+      make("td", {}, String(n)));
   });
   fill($("pair"), make("thead", {}, make("tr", {}, ...["Column", "Difference", "Wins", "n"].map((t) => make("th", { scope: "col" }, t)))), make("tbody", {}, ...lines));
 }
