@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -184,18 +185,46 @@ def _nested(part: Hooks, inner: Attend) -> Attend:
     return lambda q, k, v, site: part.attend(q, k, v, site, inner)
 
 
-Rows = slice | list[int]
+def rows_at(tensor: Tensor, index: Sequence[int]) -> Tensor:
+    """Some entries of the first axis: a view where they are neighbours. Indexing by a list would send the list to the
+    device and wait for it."""
+    first = index[0]
+    if list(index) == list(range(first, first + len(index))):
+        return tensor[first : first + len(index)]
+    return torch.stack([tensor[i] for i in index])
+
+
+def scales(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Scales on the device without waiting for it: a fill instead of a copy."""
+    if len(set(values)) == 1:
+        return torch.full((len(values),), values[0], device=device, dtype=dtype)
+    return torch.stack([torch.full((), value, device=device, dtype=dtype) for value in values])
+
+
+Take = Callable[[Tensor], Tensor]
+"""Picks one side's entries of the row axis of any tensor of an evaluation."""
 
 
 @dataclass(frozen=True)
 class Call:
     """What one evaluation of the network carries to its attention layers: its rows, rows that another row answers
-    for, the moment and the rules."""
+    for, the moment and the rules.
+
+    `memo`, where there is one, belongs to the text of this evaluation, which is that of other evaluations too: layers
+    keep in it what they make of the text alone.
+    """
 
     rows: tuple[Row, ...]
     alias: Mapping[Row, Row]
     moment: Moment
     hooks: Hooks
+    memo: dict[str, tuple[Tensor, Tensor]] | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def _views(self) -> tuple[tuple[Side, tuple[int, ...], list[int], list[bool]], ...]:
+        """The sides that have rows of their own, with what `view` says of them; all layers share it."""
+        views = ((side, *self.view(side)) for side in Side)
+        return tuple(view for view in views if any(view[3]))
 
     def view(self, side: Side) -> tuple[tuple[int, ...], list[int], list[bool]]:
         """For one side: its branches, the index of the row that shows each, and whether that row belongs to it."""
@@ -204,20 +233,16 @@ class Call:
         index = [place[self.alias.get(row, row)] for row in seen]
         return tuple(row.branch for row in seen), index, [row not in self.alias for row in seen]
 
-    def by_side(self, rule: Callable[[Side, tuple[int, ...], Rows], Tensor]) -> Tensor:
-        """Run `rule(side, branches, pick)` on every side and put its rows [branch, ...] back in row order.
-
-        `pick` indexes the row axis of any tensor of this evaluation.
-        """
-        out: list[Tensor | None] = [None] * len(self.rows)
-        for side in Side:
-            branches, index, owned = self.view(side)
-            if not any(owned):
-                continue
-            # A run of neighbouring rows is a view; only rows borrowed from the other side cost a copy.
-            neighbours = index == list(range(index[0], index[0] + len(index)))
-            done = rule(side, branches, slice(index[0], index[0] + len(index)) if neighbours else index)
-            for row_out, row, mine in zip(done, index, owned, strict=True):
-                if mine:
-                    out[row] = row_out
-        return torch.stack([row_out for row_out in out if row_out is not None])
+    def by_side(self, rule: Callable[[Side, tuple[int, ...], Take], Tensor]) -> Tensor:
+        """Run `rule(side, branches, take)` on every side and put its rows [branch, ...] back in row order."""
+        done: list[Tensor] = []
+        order: list[int] = []
+        for side, branches, index, owned in self._views:
+            out = rule(side, branches, partial(rows_at, index=index))
+            mine = [i for i, own in enumerate(owned) if own]
+            done.append(out if len(mine) == len(owned) else rows_at(out, mine))
+            order += [index[i] for i in mine]
+        together = done[0] if len(done) == 1 else torch.cat(done)
+        if order == sorted(order):  # as in every call of the loop, whose rows are sorted by side
+            return together
+        return torch.stack([together[order.index(row)] for row in range(len(order))])

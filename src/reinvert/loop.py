@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from reinvert.backbones.base import Backbone
 from reinvert.errors import NonFiniteError
-from reinvert.hooks import Call, Hooks, Nudged, Row
+from reinvert.hooks import Call, Hooks, Nudged, Row, scales
 from reinvert.level import Level, Moment, Split, Time
 from reinvert.text import Conditioning, Side, Text, join
 
@@ -42,6 +42,45 @@ Guidance = tuple[float, ...]
 side is told the scale instead."""
 
 
+class Prompts:
+    """What the rows of one walk are conditioned on: joined, and compared, once where nothing changes from step to step.
+
+    A joined text comes with a memo, in which the network's layers keep what they make of it (`hooks.Call`).
+    """
+
+    KEPT = 4
+    """Joined texts at a time: the rows of a walk change a few times only."""
+
+    def __init__(self, conditioning: Conditioning) -> None:
+        self.conditioning = conditioning
+        self._joined: dict[tuple[Row, ...], tuple[Text, dict[str, tuple[Tensor, Tensor]]]] = {}
+        self._same: list[bool] | None = None
+
+    def of(self, rows: Sequence[Row], index: int) -> tuple[Text, dict[str, tuple[Tensor, Tensor]] | None]:
+        """The rows' text [row, case] at step `index`, and its memo, if it is the text of other steps too."""
+        key = tuple(rows)
+        if key in self._joined:
+            return self._joined[key]
+        text = join([self.conditioning.side(row.side, row.branch, index)[None] for row in rows])
+        if any(self.conditioning.changes(row.side, row.branch) for row in rows):
+            return text, None
+        if len(self._joined) >= self.KEPT:
+            self._joined.pop(next(iter(self._joined)))
+        self._joined[key] = text, {}
+        return self._joined[key]
+
+    def same(self, index: int, steps: int) -> bool:
+        """Whether both sides of the source are conditioned on the same at step `index`; the device is asked once."""
+        if self._same is None:
+            said = self.conditioning
+            changing = said.changes(Side.NULL, 0) or said.changes(Side.TEXT, 0)
+            flags = [
+                said.side(Side.NULL, 0, i).same_as(said.side(Side.TEXT, 0, i)) for i in range(steps if changing else 1)
+            ]
+            self._same = torch.stack(flags).tolist()
+        return self._same[min(index, len(self._same) - 1)]
+
+
 class Seen(NamedTuple):
     """What the model answered to the latents of one row at one time."""
 
@@ -59,36 +98,44 @@ class Predictor:
     """
 
     model: Backbone
-    conditioning: Conditioning
+    prompts: Prompts
     guidance: Guidance
     hooks: Hooks
     live: tuple[int, ...]
     seen: dict[Row, Seen] = field(default_factory=dict[Row, Seen], repr=False)
     """The source's rows that this step has already evaluated."""
 
+    @property
+    def conditioning(self) -> Conditioning:
+        return self.prompts.conditioning
+
     def __call__(self, x: Tensor, moment: Moment) -> Split:
         nudged = self.hooks.nudge(x, self._look, moment)
         moved = nudged if isinstance(nudged, Tensor) else nudged[0]
-        return self.model.split(moved, self._guided(nudged, moment), moment)
+        return self.model.split(moved, self._guided(nudged, x[0], moment), moment)
 
     def answer(self, x: Tensor, moment: Moment) -> Tensor:
         """What the model predicts by nature (noise, v, velocity), guided and ruled: [branch, case, channel, h, w]."""
-        return self._guided(self.hooks.nudge(x, self._look, moment), moment)
+        return self._guided(self.hooks.nudge(x, self._look, moment), x[0], moment)
 
-    def _guided(self, x: Nudged, moment: Moment) -> Tensor:
-        answers = self._look(x, moment)
+    def _guided(self, x: Nudged, source: Tensor, moment: Moment) -> Tensor:
+        """The guided answer to latents that a rule may have moved; it never moves the source's, which are `source`."""
+        answers = self._look(x, moment, source=source)
         x = x if isinstance(x, Tensor) else x[0]
-        guided, live = torch.zeros_like(x), list(self.live)
+        live = self.live
         if not live:
-            return guided
+            return torch.zeros_like(x)
         null = torch.stack([answers.get(Row(Side.NULL, b), answers.get(Row(Side.TEXT, b), x[b])) for b in live])
         text = torch.stack([answers.get(Row(Side.TEXT, b), null[i]) for i, b in enumerate(live)])
-        if not self.model.null_side:
-            guided[live] = text  # guided by the network itself
+        if self.model.null_side:
+            scale = scales([self.guidance[b] for b in live], x.device, x.dtype).view(-1, *[1] * (x.ndim - 1))
+            guided = self.hooks.guide(null, text, scale, moment).to(x.dtype)
+        else:
+            guided = text  # by the network itself
+        if len(live) == len(x):
             return guided
-        scale = torch.tensor([self.guidance[b] for b in live], dtype=x.dtype, device=x.device)
-        guided[live] = self.hooks.guide(null, text, scale.view(-1, *[1] * (x.ndim - 1)), moment)
-        return guided
+        nothing = torch.zeros_like(x[0])
+        return torch.stack([guided[live.index(b)] if b in live else nothing for b in range(len(x))])
 
     def plain(self, x: Tensor, text: Text, moment: Moment) -> Tensor:
         """The model's answer to `x` [case, channel, h, w] given `text` [case], unguided: one row, no rules.
@@ -97,21 +144,24 @@ class Predictor:
         """
         return self.model.answer(x[None], text[None], moment.ask, None)[0]
 
-    def _look(self, x: Nudged, moment: Moment, branches: tuple[int, ...] | None = None) -> dict[Row, Tensor]:
+    def _look(
+        self, x: Nudged, moment: Moment, branches: tuple[int, ...] | None = None, source: Tensor | None = None
+    ) -> dict[Row, Tensor]:
         rows, alias = self._rows(moment, branches)
         sides = (x, x) if isinstance(x, Tensor) else x
-        known = {row: self.seen[row].answer for row in rows if self._is_known(row, sides[row.side][0], moment)}
+        source = sides[0][0] if source is None else source
+        known = {row: self.seen[row].answer for row in rows if self._is_known(row, source, moment)}
         rows = [row for row in rows if row not in known]
         if not rows:
             return known | {row: known[other] for row, other in alias.items()}
-        said = join([self.conditioning.side(row.side, row.branch, moment.index)[None] for row in rows])
-        call = Call(tuple(rows), alias, moment, self.hooks)
+        said, memo = self.prompts.of(rows, moment.index)
+        call = Call(tuple(rows), alias, moment, self.hooks, memo)
         with torch.no_grad():
             seen = torch.stack([sides[row.side][row.branch] for row in rows])
-            scales = () if self.model.null_side else tuple(self.guidance[row.branch] for row in rows)
-            answers = self.model.answer(seen, said, moment.ask, call, scales)
+            guidance = () if self.model.null_side else tuple(self.guidance[row.branch] for row in rows)
+            answers = self.model.answer(seen, said, moment.ask, call, guidance)
         by_row = dict(zip(rows, answers, strict=True))
-        self.seen.update({r: Seen(sides[r.side][0], moment.ask, by_row[r]) for r in rows if r.branch == 0})
+        self.seen.update({row: Seen(source, moment.ask, by_row[row]) for row in rows if row.branch == 0})
         by_row |= known
         return by_row | {row: by_row[other] for row, other in alias.items()}
 
@@ -119,7 +169,7 @@ class Predictor:
         """Whether the source's row was evaluated at this time and is not to be read by a rule again."""
         if row not in self.seen or self.seen[row].time != moment.ask or row.side in self.hooks.reads(moment):
             return False
-        return torch.equal(self.seen[row].x, x)
+        return _same_memory(self.seen[row].x, x)
 
     def _rows(self, moment: Moment, branches: tuple[int, ...] | None) -> tuple[list[Row], dict[Row, Row]]:
         """The rows something reads, and which of them are answered by another row; those of some branches only."""
@@ -138,14 +188,23 @@ class Predictor:
         alias: dict[Row, Row] = {}
         null, text = Row(Side.NULL, 0), Row(Side.TEXT, 0)
         # No rule ever changes the source's rows, so where both sides hear the same one row answers for both.
-        if null in wanted and text in wanted and self._same_prompt(moment):
+        if null in wanted and text in wanted and self.prompts.same(moment.index, moment.steps):
             wanted.remove(null)
             alias[null] = text
         return sorted(wanted), alias
 
-    def _same_prompt(self, moment: Moment) -> bool:
-        null = self.conditioning.side(Side.NULL, 0, moment.index)
-        return null.same_as(self.conditioning.side(Side.TEXT, 0, moment.index))
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same values because they are the same cells, unchanged since: nothing is read."""
+    if a.is_inference() or b.is_inference():  # which count no versions
+        return a is b
+    return (a.data_ptr(), a.shape, a.stride(), a.dtype, a._version) == (
+        b.data_ptr(),
+        b.shape,
+        b.stride(),
+        b.dtype,
+        b._version,
+    )
 
 
 Step = Callable[[State, Predictor, Moment], State]
@@ -170,6 +229,32 @@ def moments(model: Backbone, times: Sequence[Time]) -> Iterator[Moment]:
         yield Moment(index, len(times) - 1, t, s, model.level(t), model.level(s))
 
 
+READ_EVERY: Final = 10
+"""Steps after which an accelerator is asked whether its latents are finite: asking waits for it."""
+
+
+class Finite:
+    """Watches that latents stay finite: a flag a step, which stays on the device until several are read at once."""
+
+    def __init__(self, who: str, every: int) -> None:
+        self.who, self.every, self._flags = who, every, list[Tensor]()
+
+    def check(self, state: State, moment: Moment) -> None:
+        """Raise `NonFiniteError`, which names the first bad step, at the latest `every` steps after it."""
+        flags = [torch.isfinite(x).all() for x in state.latents]
+        self._flags.append(flags[0] if len(flags) == 1 else torch.stack(flags).all())
+        if len(self._flags) < self.every and not moment.last:
+            return
+        good: list[bool] = torch.stack(self._flags).tolist()
+        if not all(good):
+            raise NonFiniteError(moment.index + 1 - len(good) + good.index(False), moment.steps, self.who)
+        self._flags.clear()
+
+
+def _read_every(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else READ_EVERY  # on the CPU there is nobody to wait for
+
+
 def walk(
     model: Backbone,
     times: Sequence[Time],
@@ -184,22 +269,23 @@ def walk(
 ) -> Iterator[tuple[Moment, State]]:
     """Step through `times`, downwards or upwards, yielding (moment, state after the step).
 
-    Raises `NonFiniteError` (naming the step and `who`) as soon as a latent is not finite.
+    Raises `NonFiniteError` (naming the step and `who`) where a latent is not finite: at once on the CPU, at most
+    `READ_EVERY` steps later elsewhere.
     """
     hooks = hooks or Hooks()
     conditioning = hooks.text(conditioning)
-    branches = tuple(range(state.x.shape[0]))
+    branches, prompts = tuple(range(state.x.shape[0])), Prompts(conditioning)
+    finite = Finite(who, _read_every(state.x.device))
     for moment in moments(model, times):
         live = anchor.live(branches, moment) if anchor else branches
-        predict = Predictor(model, conditioning, guidance, hooks, live)
+        predict = Predictor(model, prompts, guidance, hooks, live)
         before = state
         with model.lock, model.attending(hooks.features()):
             state = step(state, predict, moment)
             if anchor:
                 state = anchor.pull(before, state, predict, step, moment)
         state = state.map(lambda x, moment=moment: hooks.blend(x, moment))
-        if not all(bool(torch.isfinite(x).all()) for x in state.latents):
-            raise NonFiniteError(moment.index, moment.steps, who)
+        finite.check(state, moment)
         yield moment, state
 
 

@@ -51,10 +51,17 @@ class Text:
         values = None if self.values is None else self.values.expand(*lead, -1, -1)
         return Text(self.tokens.expand(*lead, -1, -1), pooled, values)
 
-    def same_as(self, other: Text) -> bool:
-        """Whether both are exactly the same, so that one network row can serve for both."""
+    def same_as(self, other: Text) -> Tensor:
+        """Whether both are exactly the same, so that one network row can serve for both: a flag on their device."""
         pairs = ((self.tokens, other.tokens), (self.pooled, other.pooled), (self.values, other.values))
-        return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+        same = torch.ones((), dtype=torch.bool, device=self.tokens.device)
+        for a, b in pairs:
+            if a is b:
+                continue
+            if a is None or b is None or a.shape != b.shape:
+                return torch.zeros_like(same)
+            same = same & (a == b).all()
+        return same
 
 
 def combine(change: Callable[[list[Tensor]], Tensor], texts: Sequence[Text]) -> Text:
@@ -100,6 +107,14 @@ class Conditioning:
         if self.null is None or (branch > 0 and not self.null_for_targets):
             return self.empty
         return self.null[min(index, len(self.null) - 1)]
+
+    def changes(self, side: Side, branch: int) -> bool:
+        """Whether what one branch is conditioned on in one side may differ from step to step."""
+        if side is Side.TEXT:
+            return bool(self.at_step)
+        if self.null is None or len(self.null) == 1:
+            return False
+        return branch == 0 or (self.negative is None and self.null_for_targets)
 
 
 def with_text(conditioning: Conditioning, branch: int, text: Text) -> Conditioning:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reinvert.errors import ReinvertError
-from reinvert.hooks import Call, Kind, Layer, Rows, Site
+from reinvert.hooks import Call, Kind, Layer, Site, Take
 from reinvert.text import Side
 
 
@@ -52,17 +52,21 @@ class RuledAttention:
             hidden_states = hidden_states.flatten(2).transpose(1, 2)
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        values = keys if reinvert is None or reinvert.values is None or kind == "self" else reinvert.values
-        if kind == "cross" and attn.norm_cross:
-            keys, values = attn.norm_encoder_hidden_states(keys), attn.norm_encoder_hidden_states(values)
-
-        q, k, v = attn.to_q(hidden_states), attn.to_k(keys), attn.to_v(values)
-        q, k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (q, k, v))
-        q = q if attn.norm_q is None else attn.norm_q(q)
-        k = k if attn.norm_k is None else attn.norm_k(k)
-
         call = None if reinvert is None else reinvert.call
+        q = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        q = q if attn.norm_q is None else attn.norm_q(q)
+        if encoder_hidden_states is None:
+            k, v = self._keys_and_values(attn, hidden_states, hidden_states)
+        else:
+            memo = None if call is None else call.memo
+            kept = None if memo is None else memo.get(self.layer.name)
+            if kept is None:
+                values = encoder_hidden_states if reinvert is None or reinvert.values is None else reinvert.values
+                kept = self._keys_and_values(attn, encoder_hidden_states, values, cross=True)
+                if memo is not None:
+                    memo[self.layer.name] = kept
+            k, v = kept
+
         if reinvert is not None and call is not None and call.hooks.touches(kind, call.moment):
             heads = self._ruled(q, k, v, kind, call, reinvert.latent)
         else:
@@ -78,6 +82,14 @@ class RuledAttention:
             out = out + residual
         return out / attn.rescale_output_factor
 
+    def _keys_and_values(
+        self, attn: Any, keys: Tensor, values: Tensor, *, cross: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if cross and attn.norm_cross:
+            keys, values = attn.norm_encoder_hidden_states(keys), attn.norm_encoder_hidden_states(values)
+        k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (attn.to_k(keys), attn.to_v(values)))
+        return (k if attn.norm_k is None else attn.norm_k(k)), v
+
     def _ruled(self, q: Tensor, k: Tensor, v: Tensor, kind: Kind, call: Call, latent: tuple[int, int]) -> Tensor:
         rows, (h, w) = len(call.rows), latent
         shrink = round((h * w / q.shape[2]) ** 0.5)
@@ -85,9 +97,9 @@ class RuledAttention:
 
         q, k, v = (y.unflatten(0, (rows, -1)) for y in (q, k, v))
 
-        def rule(side: Side, branches: tuple[int, ...], pick: Rows) -> Tensor:
+        def rule(side: Side, branches: tuple[int, ...], take: Take) -> Tensor:
             site = Site(self.layer, kind, side, grid, latent, branches, call.moment)
-            return call.hooks.attend(q[pick], k[pick], v[pick], site)
+            return call.hooks.attend(take(q), take(k), take(v), site)
 
         return call.by_side(rule).flatten(0, 1)
 
@@ -147,8 +159,8 @@ def _feature_hook(name: str, current: Callable[[], Call | None]) -> Callable[[An
             return None
         h = out.unflatten(0, (len(call.rows), -1))
 
-        def rule(side: Side, branches: tuple[int, ...], pick: Rows) -> Tensor:
-            return call.hooks.feature(h[pick], name, side, branches, call.moment)
+        def rule(side: Side, branches: tuple[int, ...], take: Take) -> Tensor:
+            return call.hooks.feature(take(h), name, side, branches, call.moment)
 
         return call.by_side(rule).flatten(0, 1)
 

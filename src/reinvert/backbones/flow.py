@@ -25,7 +25,7 @@ from reinvert.backbones.joint import CarriedJoint, joint_layers, ruled_joint
 from reinvert.backbones.lock import ModelLock
 from reinvert.backbones.placement import Stage
 from reinvert.errors import ReinvertError
-from reinvert.hooks import Call, Layer
+from reinvert.hooks import Call, Layer, scales
 from reinvert.level import Level, Moment, Split, Time
 from reinvert.noise import channels_last
 from reinvert.precision import around
@@ -155,7 +155,7 @@ class FlowTransformer:
             h, w = x.shape[-2:]
             seen = CarriedJoint(call, (h, w), (h // self.patch, w // self.patch), tokens.shape[1], self._picture_first)
             carried = {"reinvert": seen}
-        scale = torch.tensor(list(guidance) or [1.0] * len(x), device=x.device, dtype=around(self.dtype))
+        scale = scales(guidance or (1.0,) * len(x), x.device, around(self.dtype))
         self._call = call
         try:
             out = self._velocity(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
-from reinvert.hooks import Call, Kind, Layer, Rows, Site
+from reinvert.hooks import Call, Kind, Layer, Site, Take
 from reinvert.text import Side
 
 
@@ -42,9 +42,9 @@ class CarriedJoint:
             picture, words = slice(0, tokens - text), slice(tokens - text, tokens)
         q, k, v = (y.unflatten(0, (len(call.rows), -1)) for y in (q, k, v))
 
-        def rule(side: Side, branches: tuple[int, ...], pick: Rows) -> Tensor:
+        def rule(side: Side, branches: tuple[int, ...], take: Take) -> Tensor:
             site = Site(layer, kind, side, self.grid, self.latent, branches, call.moment, picture, words)
-            return call.hooks.attend(q[pick], k[pick], v[pick], site)
+            return call.hooks.attend(take(q), take(k), take(v), site)
 
         return call.by_side(rule).flatten(0, 1)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from reinvert.backbones.base import Family
 from reinvert.backbones.components import clip_text
 from reinvert.backbones.stable_diffusion import StableDiffusion
+from reinvert.hooks import scales
 from reinvert.level import FINAL, Level, Time
 from reinvert.models import USUAL
 from reinvert.text import Text
@@ -77,7 +78,7 @@ class StableDiffusionXL(StableDiffusion):
         """Arguments that the UNet is given beside latents [n, channel, h, w] and words: pooled text and sizes."""
         assert text.pooled is not None
         height, width = (side * self.factor for side in x.shape[-2:])
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=x.device, dtype=torch.float32)
+        sizes = scales((height, width, 0, 0, height, width), x.device, torch.float32)[None]
         pooled = text.pooled.flatten(0, 1).to(self.dtype)
         return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes.expand(len(x), -1)}}
 

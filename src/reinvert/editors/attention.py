@@ -21,7 +21,7 @@ def map_grid(latent: tuple[int, int], smallest: int) -> tuple[int, int]:
 
 def of_source(heads: Tensor) -> Tensor:
     """The source's heads in every branch's place, [branch, case, head, token, dim]."""
-    return heads[torch.zeros(len(heads), dtype=torch.long, device=heads.device)]
+    return heads[:1].expand_as(heads)
 
 
 def attend_with(q: Tensor, k: Tensor, v: Tensor, channels: Tensor, site: Site, inner: Attend) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ class KVEdit(Editor):
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
         if case.mask is None:
             raise ReinvertError("kv_edit needs a mask (--mask)")
-        path, cells = trajectory.path, case.mask > 0
+        path, cells = case.path, case.mask.to(case.path.device) > 0
         tokens, lag = _spread(_tokens(cells, case.model.patch), case.model.patch), int(self.compat == "published")
         start = path[len(path) - 1 - lag]
         if self.re_init:
@@ -70,7 +70,7 @@ class KVEdit(Editor):
         def step(state: State, predict: Predictor, moment: Moment) -> State:
             stands, after = (path[moment.steps - moment.index - i].to(state.x) for i in (0, 1))
             around = after if lag else stands
-            inside, whole = cells.to(state.x.device), tokens.to(state.x.device)
+            inside, whole = cells, tokens
             x = state.x[1:] if moment.index else start.to(state.x).expand_as(state.x[1:])
             x = torch.where(inside, x, around)
             moved = x + gap(moment) * predict.answer(torch.cat([stands[None], x]), moment)[1:]
@@ -83,7 +83,9 @@ class KVEdit(Editor):
     def bind(self, case: Case) -> Hooks:
         if case.mask is None or not case.kept:  # nothing is inverted yet: the words are being checked
             return Hooks()
-        return _KVHooks(_tokens(case.mask > 0, case.model.patch).flatten(1), case.kept, self.background)
+        return _KVHooks(
+            _tokens(case.mask.to(case.path.device) > 0, case.model.patch).flatten(1), case.kept, self.background
+        )
 
 
 def _tokens(cells: Tensor, patch: int) -> Tensor:
@@ -108,7 +110,7 @@ class _KVHooks(Hooks):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
         if site.kind != "joint":
             return inner(q, k, v, site)
-        inside = self.inside.to(q.device)[None, :, None, :, None]
+        inside = self.inside[None, :, None, :, None]
         k, v = self._with_background("k", k, inside, site), self._with_background("v", v, inside, site)
         if self.background == 0:
             return inner(q, k, v, site)
@@ -116,9 +118,10 @@ class _KVHooks(Hooks):
         width = q.shape[-1]
         bias = torch.zeros_like(k[..., :1])
         bias[..., site.picture, :] = self.background * (~inside).to(k)
-        own = torch.tensor([branch > 0 for branch in site.branches], device=q.device).view(-1, 1, 1, 1, 1)
+        if site.branches[0] == 0:
+            bias[:1] = 0  # the source has its own keys
         q = torch.cat([q * ((width + 1) / width) ** 0.5, torch.full_like(q[..., :1], (width + 1) ** 0.5)], -1)
-        return inner(q, torch.cat([k, bias * own], -1), v, site)
+        return inner(q, torch.cat([k, bias], -1), v, site)
 
     def _with_background(self, part: Part, heads: Tensor, inside: Tensor, site: Site) -> Tensor:
         kept = self.kept[name(part, site.moment, site.layer)].to(heads)

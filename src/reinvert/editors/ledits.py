@@ -25,7 +25,7 @@ from torch import Tensor
 from reinvert.editors.attention import attend_with, map_grid
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
-from reinvert.hooks import Attend, Call, Hooks, Kind, Look, Nudged, Row, Site, sdpa
+from reinvert.hooks import Attend, Call, Hooks, Kind, Look, Nudged, Row, Site, rows_at, sdpa
 from reinvert.level import Moment
 from reinvert.precision import wide
 from reinvert.text import Conditioning, Side, Text
@@ -103,7 +103,7 @@ class _MapHooks(Hooks):
         read = self.wanted and site.side is Side.TEXT and site.kind == "cross" and site.layer.part != "mid"
         if not read or site.grid != self.map_grid:
             return inner(q, k, v, site)
-        out, shares = attend_with(q, k, v, self.words[list(site.branches), ..., None], site, inner)
+        out, shares = attend_with(q, k, v, rows_at(self.words, site.branches)[..., None], site, inner)
         self.seen[site.layer.name] = shares[:, :, 0]
         return out
 
@@ -197,7 +197,7 @@ def _above(maps: Tensor, quantile: float) -> Tensor:
 
 def _smooth(maps: Tensor) -> Tensor:
     """Maps [branch, case, h, w] under a 3 x 3 kernel exp(-dx^2 - dy^2) of sum 1, mirrored at the border."""
-    near = torch.exp(-maps.new_tensor([1.0, 0.0, 1.0]))
+    near = torch.exp(-torch.arange(-1.0, 2.0, device=maps.device, dtype=maps.dtype).square())
     kernel = near[:, None] * near[None, :]
     padded = F.pad(maps.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="reflect")
     return F.conv2d(padded, (kernel / kernel.sum())[None, None].to(maps))[:, 0].unflatten(0, maps.shape[:2])

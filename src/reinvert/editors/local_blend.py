@@ -24,7 +24,7 @@ from reinvert.backbones.base import Backbone
 from reinvert.editors.attention import attend_with, map_grid
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
-from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
+from reinvert.hooks import Attend, Hooks, Kind, Site, rows_at, sdpa
 from reinvert.level import Moment
 from reinvert.text import Side
 from reinvert.words import indicator
@@ -122,7 +122,7 @@ class _WordHooks(Hooks):
         wanted = site.side is Side.TEXT and site.kind == "cross" and site.layer.part != "mid"
         if not wanted or site.grid != self.grid:
             return inner(q, k, v, site)
-        out, shares = attend_with(q, k, v, self.channels[list(site.branches)], site, inner)
+        out, shares = attend_with(q, k, v, rows_at(self.channels, site.branches), site, inner)
         self.maps = shares if self.maps is None else self.maps + shares
         return out
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from reinvert.editors.attention import attend_with, map_grid, of_source
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
-from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
+from reinvert.hooks import Attend, Hooks, Kind, Site, rows_at, sdpa
 from reinvert.level import Moment
 from reinvert.text import Conditioning, Side, with_text
 from reinvert.words import indicator
@@ -75,7 +75,8 @@ class MasaCtrl(Editor):
         layers = [layer for layer in case.model.layers() if layer.name.endswith("attn1")]
         first = int(self.start_layer * len(layers))
         channels = self._channels(case) if self.mask_source and case.mask is None else None
-        return _MasaHooks(self, first, case.mask, channels, map_grid(case.latent, self.grid))
+        mask = None if case.mask is None else case.mask.to(case.model.device)
+        return _MasaHooks(self, first, mask, channels, map_grid(case.latent, self.grid))
 
     def _channels(self, case: Case) -> Tensor:
         """Word indicators [branch, case, token]."""
@@ -130,7 +131,7 @@ class _MasaHooks(Hooks):
         """Cross-attention as it is, with the words' share of it as one more value channel."""
         if self.channels is None or site.side is not Side.TEXT or site.grid != self.grid:
             return inner(q, k, v, site)
-        out, shares = attend_with(q, k, v, self.channels[list(site.branches), ..., None], site, inner)
+        out, shares = attend_with(q, k, v, rows_at(self.channels, site.branches)[..., None], site, inner)
         self.maps = shares[:, :, 0] if self.maps is None else self.maps + shares[:, :, 0]
         return out
 

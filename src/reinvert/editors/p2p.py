@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reinvert.editors.attention import of_source
 from reinvert.editors.base import Case, Editor
-from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
+from reinvert.hooks import Attend, Hooks, Kind, Site, rows_at, sdpa
 from reinvert.level import Moment
 from reinvert.precision import around
 from reinvert.text import Side
@@ -111,14 +111,14 @@ class _P2PHooks(Hooks):
     def _cross(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend) -> Tensor:
         """One fused call over [source, targets as the source sees them, targets as they see themselves]."""
         i, targets, n = site.moment.index, [b - 1 for b in site.branches[1:]], len(q) - 1
-        p, d = self.p[i, targets].to(v)[:, :, None], self.d[i, targets].to(v)[:, :, None, :, None]
-        mixed, own = p @ v[1:], d * v[1:]
-        base = torch.zeros(n, dtype=torch.long, device=q.device)
         if not self.edits[i]:
+            own = rows_at(self.d[i], targets).to(v)[:, :, None, :, None] * v[1:]
             return inner(q, k, torch.cat([v[:1], own]), site)
+        mixed = rows_at(self.p[i], targets).to(v)[:, :, None] @ v[1:]
         if not self.keeps[i]:
-            rows = torch.zeros(n + 1, dtype=torch.long, device=q.device)
-            return inner(q[rows], k[rows], torch.cat([v[:1], mixed]), site)
-        out = inner(torch.cat([q[:1], q[base], q[1:]]), torch.cat([k[:1], k[base], k[1:]]),
+            return inner(of_source(q), of_source(k), torch.cat([v[:1], mixed]), site)
+        own = rows_at(self.d[i], targets).to(v)[:, :, None, :, None] * v[1:]
+        out = inner(torch.cat([q[:1].expand(n + 1, *q.shape[1:]), q[1:]]),
+                    torch.cat([k[:1].expand(n + 1, *k.shape[1:]), k[1:]]),
                     torch.cat([v[:1], mixed, own]), site)  # fmt: skip
         return torch.cat([out[:1], out[1 : n + 1] + out[n + 1 :]])
