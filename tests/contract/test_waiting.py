@@ -13,10 +13,7 @@ from test_method_laws import CHEAP, GIVEN, UNET
 
 from reinvert import loop, registry
 from reinvert.backbones.loading import families
-from reinvert.errors import NonFiniteError
 from reinvert.inversions.base import Source
-from reinvert.level import Level, Moment
-from reinvert.loop import Finite, State
 from reinvert.verbs import prepared_edit
 
 FEW, MORE = 4, 6
