@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from reinvert.cli.bench_report import configure_report, configure_score, run_report, run_score
 from reinvert.cli.bench_verify import configure_board, configure_verify, run_board, run_verify
+from reinvert.cli.bench_yardsticks import configure_yardsticks, run_yardsticks
 from reinvert.cli.terminal import console, say
 from reinvert.errors import ReinvertError
 from reinvert.files import expanded, real
@@ -309,5 +310,6 @@ PARTS = {
         "render and score a run again on this machine, and say whether it holds", configure_verify, run_verify
     ),
     "report": Part("the tables of a scored run", configure_report, run_report),
+    "yardsticks": Part("whether metrics tell the truth, on drawn cases", configure_yardsticks, run_yardsticks),
     "board": Part("several scored runs on one static page, with what is verified", configure_board, run_board),
 }
