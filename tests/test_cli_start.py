@@ -99,6 +99,11 @@ LIGHT: list[tuple[int, str]] = [
     (2, "bench run --data missing --out o"),
     (2, "bench score missing"),
     (2, "bench report missing"),
+    (2, "bench verify missing"),
+    (2, "bench board missing -o board.html"),
+    (2, "bench yardsticks missing -o yardsticks"),
+    (0, "tune --help"),
+    (2, "tune directinversion+p2p"),
 ]
 
 

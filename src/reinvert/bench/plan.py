@@ -184,7 +184,7 @@ def make_plan(data: Data, spec: str, asked: Asked, dtype: str, code: str = "", p
         for row in rows:
             shares.setdefault((row.model, row.share), []).append(row)
         models = list(dict.fromkeys(row.model for row in rows))
-        batches = _batches(cases, asked.batch)
+        batches = batches_of(cases, asked.batch)
         for model in models:  # outermost, for only one model is in memory
             for batch in batches:
                 for (of, _), shared in shares.items():
@@ -339,8 +339,8 @@ def _cases(data: Data, asked: Asked) -> list[EditCase]:
     return usable[: asked.limit]
 
 
-def _batches(cases: Sequence[EditCase], size: int) -> list[list[EditCase]]:
-    """Cases with and without blend words, and with and without a mask, go in batches of their own."""
+def batches_of(cases: Sequence[EditCase], size: int) -> list[list[EditCase]]:
+    """Cases in batches: those with and without blend words, and with and without a mask, go in batches of their own."""
     groups: dict[tuple[bool, bool], list[EditCase]] = {}
     for case in cases:
         groups.setdefault((case.blend is not None, case.open_mask is not None), []).append(case)

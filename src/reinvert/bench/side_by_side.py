@@ -23,10 +23,6 @@ from reinvert.image import atomic_write
 FILES: Final = Path(__file__).parent / "page_files"
 NO: Final = "not verifiable"
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
-OWN_STYLE: Final = """
-main{max-width:none}.yes{color:var(--good);font-weight:600}.no{color:var(--bad);font-weight:600}
-td.text,th.text{text-align:left;white-space:normal;min-width:9rem}code{font-size:.85em}
-"""
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def page(found: Sequence[Entry], title: str = "Board of edits") -> str:
     parts = [f"<header><div><h1>{html.escape(title)}</h1><p>{html.escape(intro)}</p></div></header><main>"]
     parts += [_section(group) for group in groups.values()]
     parts += [_published(), *_elsewhere(), "</main>"]
-    style = (FILES / "page.css").read_text(encoding="utf-8") + OWN_STYLE
+    style = "".join((FILES / name).read_text(encoding="utf-8") for name in ("page.css", "board.css"))
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -230,7 +230,7 @@ def figure(made: Sequence[Correlation]) -> str:
     """An SVG: for each yardstick, its choice among edits of one picture against both truths, with intervals."""
     by = {(c.yardstick, c.truth): c for c in made if c.over == "choice" and c.value is not None}
     names = sorted({name for name, _ in by}, key=lambda name: -_value(by, name))
-    left, width, line = 330, 420, 24
+    left, width, line = 370, 420, 24
     height = 70 + line * len(names)
 
     def x(value: float) -> float:

@@ -10,8 +10,8 @@ from reinvert.cli.bench_report import MODES, check_run
 from reinvert.cli.terminal import say
 from reinvert.values import positive, seed
 
-SHOWN = 6
-"""How many yardsticks' worst cases are shown."""
+SHOWN = 8
+"""How many yardsticks' worst cases are shown: no case twice."""
 
 
 def configure_yardsticks(parser: argparse.ArgumentParser) -> None:
@@ -53,11 +53,16 @@ def run_yardsticks(args: argparse.Namespace) -> int:
         lines += ["| yardstick | case | asked | prefers | rejects |", "| --- | --- | --- | --- | --- |"]
         lines += [_line(one, cases) for one in wrong]
         lines += ["", "![source, true edit, what is preferred, what is rejected](yardsticks.png)", ""]
-        save_image(_sheet(run, wrong[:SHOWN], cases), folder / "yardsticks.png")
+        save_image(_sheet(run, _different(wrong)[:SHOWN], cases), folder / "yardsticks.png")
     (folder / "yardsticks.svg").write_text(yardsticks.figure(made), encoding="utf-8")
     (folder / "yardsticks.md").write_text("\n".join(lines), encoding="utf-8")
     say(folder / "yardsticks.md")
     return 0
+
+
+def _different(wrong: Any) -> list[Any]:
+    """The first yardstick of each case with its pair."""
+    return list({(one.case, one.preferred, one.rejected): one for one in reversed(wrong)}.values())[::-1]
 
 
 def _line(one: Any, cases: Any) -> str:
@@ -67,6 +72,11 @@ def _line(one: Any, cases: Any) -> str:
     bad, good = (head.shown(value) for value in one.values)
     asked = cases[one.case].instruction if one.case in cases else ""
     return f"| {head.full} | {one.case} | {asked} | {one.preferred} ({bad}) | {one.rejected} ({good}) |"
+
+
+def _plain(head: Any) -> str:
+    """A heading without signs that the sheet's font may lack."""
+    return head.said or head.title
 
 
 def _sheet(run: Any, wrong: Any, cases: Any) -> Any:
@@ -84,6 +94,8 @@ def _sheet(run: Any, wrong: Any, cases: Any) -> Any:
         for one in wrong
         if one.case in cases
     ]
-    titles = [f"{heading(one.yardstick).full}: {cases[one.case].target_prompt}" for one in wrong if one.case in cases]
+    titles = [
+        f"{_plain(heading(one.yardstick))}: {cases[one.case].target_prompt}" for one in wrong if one.case in cases
+    ]
     columns = ["source", "true edit", "preferred, failed", "rejected, succeeded"]
     return contact_sheet(rows, column_titles=columns, row_titles=titles, cell=128)

@@ -55,6 +55,7 @@ COMMANDS = {
         Command("studio", "edit in the browser"),
         Command("gallery", "every method on every type of edit, on one sheet"),
         Command("bench", "run, resume, score and report a benchmark"),
+        Command("tune", "search a recipe's arguments for success, under a budget"),
     )
 }
 
