@@ -12,9 +12,12 @@ from conftest import SOURCE, TARGET, gap, relative_l2, watch_walk
 
 from reinvert.backbones.loading import families
 from reinvert.editors.flowedit import FlowEdit
-from reinvert.editors.kv_edit import KVEdit, _KVHooks
+from reinvert.editors.kv_edit import KVEdit, KVHooks
+from reinvert.editors.kv_edit_inf import KVEditInf
 from reinvert.editors.stable_flow import StableFlow
 from reinvert.editors.uni_edit import UniEdit
+from reinvert.errors import ReinvertError
+from reinvert.features import Separated
 from reinvert.hooks import Layer, Site, sdpa
 from reinvert.inversions.base import Source
 from reinvert.inversions.ddim import DDIM
@@ -264,13 +267,85 @@ def test_kv_edit_s_bias_is_added_to_the_logits_of_the_background() -> None:
     site = Site(layer, "joint", Side.TEXT, (2, 2), (2, 2), (0, 1), moment, slice(2, 6), slice(0, 2))
     kept = {f"features.{part}.0.0.a": torch.randn(1, 1, 2, 4, 5, dtype=torch.float64) for part in "kv"}
     inside = torch.tensor([[True, False, False, True]])
-    out = _KVHooks(inside, kept, 1.5).attend(q, k, v, site)
+    out = KVHooks(inside, kept, 1.5).attend(q, k, v, site)
     assert gap(out[0], sdpa(q, k, v, site)[0]) < 1e-12
     k, v = k.clone(), v.clone()
     k[1, ..., 3:5, :], v[1, ..., 3:5, :] = (kept[f"features.{part}.0.0.a"][0, ..., 1:3, :] for part in "kv")
     logits = q[1] @ k[1].transpose(-1, -2) / 5**0.5
     logits[..., 3:5] += 1.5
     assert gap(out[1], logits.softmax(-1) @ v[1]) < 1e-12
+
+
+def joint_site(branches: tuple[int, ...] = (0, 1)):
+    """Four tokens of a picture behind two of text, with queries, keys and values."""
+    q, k, v = (torch.randn(2, 1, 2, 6, 5, dtype=torch.float64) for _ in range(3))
+    moment = Moment(0, 1, 1000.0, 0.0, Level(0, 1), Level(1, 0))
+    layer = Layer("a", "double", 0)
+    return q, k, v, Site(layer, "joint", Side.TEXT, (2, 2), (2, 2), branches, moment, slice(2, 6), slice(0, 2))
+
+
+def test_regions_that_are_separated_do_not_see_each_other() -> None:
+    q, k, v, site = joint_site()
+    inside = torch.tensor([[True, False, False, True]])
+    out = Separated(inside).attend(q, k, v, site)
+    assert gap(out[1], sdpa(q, k, v, site)[1]) < 1e-12  # targets are left alone
+    logits = q[0] @ k[0].transpose(-1, -2) / 5**0.5
+    for query in (0, 3):
+        for key in (1, 2):
+            logits[..., 2 + query, 2 + key] = logits[..., 2 + key, 2 + query] = -torch.inf
+    assert gap(out[0], logits.softmax(-1) @ v[0]) < 1e-12
+
+
+def test_without_kept_features_the_background_is_the_source_s_own() -> None:
+    q, k, v, site = joint_site()
+    inside = torch.tensor([[True, False, False, True]])
+    hooks = KVHooks(inside, None, 0.5)
+    out = hooks.attend(q, k, v, site)
+    assert set(hooks.reads(site.moment)) == set(Side)
+    k, v = k.clone(), v.clone()
+    k[1, ..., 3:5, :], v[1, ..., 3:5, :] = k[0, ..., 3:5, :], v[0, ..., 3:5, :]
+    logits = q[1] @ k[1].transpose(-1, -2) / 5**0.5
+    logits[..., 3:5] += 0.5
+    assert gap(out[1], logits.softmax(-1) @ v[1]) < 1e-12
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_kv_edit_without_an_inversion(name: str) -> None:
+    """The background to the bit; over the whole picture it is FlowEdit; one noise and separation are other edits."""
+    model, x0 = tiny(name)
+    start = Nothing().invert(Source(model, x0, (SOURCE, SOURCE), 4))
+    mask = torch.zeros(2, 1, *x0.shape[-2:])
+    mask[..., 4:9, 4:9] = 1
+    outcomes = []
+    for more in ({}, {"compat": "published"}, {"separate": True}, {"background": 0.0}):
+        before = model.tally.forwards
+        editor = KVEditInf(depth=0.75, **more)
+        final = last(model, start, (editor,), guidance=2.0, targets=(TARGET, TARGET), mask=mask)
+        assert model.tally.forwards - before == 2 * 3 * 2 * (1 + model.null_side)
+        assert torch.equal(final[0], x0)
+        assert torch.equal(final[1] * (1 - mask), x0 * (1 - mask))
+        outcomes.append(final[1])
+    assert all(gap(a, b) > 1e-6 for a, b in pairwise([*outcomes, outcomes[0]]))
+    same = KVEditInf(depth=0.75, source_guidance=2.0, background=0.0)
+    whole = torch.ones_like(mask)
+    everywhere = last(model, start, (same,), guidance=2.0, targets=(TARGET, TARGET), mask=whole)
+    plain = last(model, start, (FlowEdit(n_max=3.0, source_guidance=2.0),), guidance=2.0, targets=(TARGET, TARGET))
+    assert gap(everywhere, plain) < 1e-10
+
+
+def test_an_inversion_for_one_region_needs_it() -> None:
+    model, x0 = tiny("flux")
+    mask = torch.zeros(2, 1, *x0.shape[-2:])
+    mask[..., 4:9, 4:9] = 1
+    source = Source(model, x0, (SOURCE, SOURCE), 4, mask=mask)
+    with pytest.raises(ReinvertError, match="with its mask"):
+        KVInv(separate=True).invert(replace(source, mask=None))
+    path = KVInv(separate=True).invert(source)
+    together = KVInv().invert(source)
+    assert path.kept.keys() == together.kept.keys()
+    assert gap(path.start, together.start) > 1e-6
+    final = last(model, path, (KVEdit(),), guidance=2.0, targets=(TARGET, TARGET), mask=mask)
+    assert torch.equal(final[1] * (1 - mask), x0 * (1 - mask))
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from reinvert.errors import ReinvertError
@@ -20,6 +21,8 @@ from reinvert.level import Moment
 from reinvert.steps import rising
 from reinvert.text import Side
 
+FORBIDDEN = -1e4
+"""What is added to logits whose keys are not to be read: after the softmax nothing is left of them."""
 Part = Literal["q", "k", "v"]
 PARTS: tuple[Part, ...] = ("q", "k", "v")
 FEATURES = "features"
@@ -123,3 +126,43 @@ class Injector(Hooks):
         own = [(h if branch == 0 else given[0] if part in self.replaced else h + given[0])
                for branch, h in zip(site.branches, heads, strict=True)]  # fmt: skip
         return torch.stack(own)
+
+
+# --- the tokens of a region -----------------------------------------------------------------------------------------
+
+
+def tokens_inside(cells: Tensor, patch: int) -> Tensor:
+    """[case, 1, h / patch, w / patch]: whether any of a token's cells [case, 1, h, w] is inside a region."""
+    return F.max_pool2d(cells.float(), patch).bool()
+
+
+def biased(q: Tensor, k: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys whose logits are those of `q` and `k` [..., token, dim] plus left right^T [..., token, n].
+
+    The n further dimensions are a part of the fused product, so that no map of logits is made.
+    """
+    width = q.shape[-1]
+    wide = width + left.shape[-1]
+    return torch.cat([q * (wide / width) ** 0.5, left.to(q) * wide**0.5], -1), torch.cat([k, right.to(k)], -1)
+
+
+@dataclass(frozen=True)
+class Separated(Hooks):
+    """The source's picture tokens inside a region and those outside do not see each other; both see the text, which
+    sees all. `inside` is [case, token] of the picture."""
+
+    inside: Tensor
+
+    def touches(self, kind: Kind, moment: Moment) -> bool:
+        return kind == "joint"
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+        if site.kind != "joint":
+            return inner(q, k, v, site)
+        if site.branches[0] != 0:
+            return inner(q, k, v, site)
+        inside = self.inside.to(q)[:, None, :]
+        left, right = q.new_zeros(*q.shape[:-1], 2), q.new_zeros(*q.shape[:-1], 2)
+        left[0, ..., site.picture, :] = torch.stack([inside, 1 - inside], -1)
+        right[0, ..., site.picture, :] = FORBIDDEN * torch.stack([1 - inside, inside], -1)
+        return inner(*biased(q, k, left, right), v, site)

@@ -215,9 +215,10 @@ class Request:
         if isinstance(self.given, Trajectory):
             return self.given.cases(part)
         given = self.given[part]
-        pictures = pixels(self.model, given.pictures)
+        pictures, (h, w) = pixels(self.model, given.pictures), given.latents.shape[-2:]
+        mask = None if self.masks is None else cells(self.masks[part], (h, w))
         stages = self.inversion.stages(
-            Source(self.model, given.latents, self.sources[part], self.steps, self.guidance, self.seed, pictures)
+            Source(self.model, given.latents, self.sources[part], self.steps, self.guidance, self.seed, pictures, mask)
         )
         while True:
             try:

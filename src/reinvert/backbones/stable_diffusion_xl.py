@@ -77,8 +77,8 @@ class StableDiffusionXL(StableDiffusion):
     def conditions(self, x: Tensor, text: Text) -> dict[str, Any]:
         """Arguments that the UNet is given beside latents [n, channel, h, w] and words: pooled text and sizes."""
         assert text.pooled is not None
-        height, width = (side * self.factor for side in x.shape[-2:])
-        sizes = scales((height, width, 0, 0, height, width), x.device, torch.float32)[None]
+        height, width = (float(side * self.factor) for side in x.shape[-2:])
+        sizes = scales((height, width, 0.0, 0.0, height, width), x.device, torch.float32)[None]
         pooled = text.pooled.flatten(0, 1).to(self.dtype)
         return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes.expand(len(x), -1)}}
 

@@ -51,7 +51,7 @@ class DNAEdit(Editor):
         )
 
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
-        path, shifts = trajectory.path, trajectory.kept[SHIFTS]
+        path, shifts = case.path, trajectory.kept[SHIFTS].to(case.path.device)
 
         def step(state: State, predict: Predictor, moment: Moment) -> State:
             x, below = state.x, moment.steps - 1 - moment.index

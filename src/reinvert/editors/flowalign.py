@@ -50,7 +50,7 @@ class FlowAlign(Editor):
             raise ReinvertError(f"zeta is a share between 0 and 1, not {self.zeta}")
 
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
-        model, clean = case.model, trajectory.path[0]
+        model, clean = case.model, case.path[0]
         times = model.times(trajectory.steps, case.latent)
         noised = [
             add_noise(clean, noise, model.level(time))

@@ -11,23 +11,23 @@ answers nobody reads: the results agree. Keys are kept after the rotation of pos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from reinvert.editors.base import Case, Editor
 from reinvert.errors import ReinvertError
-from reinvert.features import FEATURES, Part, name
+from reinvert.features import FEATURES, Part, biased, name, tokens_inside
 from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
 from reinvert.inversions.base import Inversion
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, add_noise
 from reinvert.noise import draws
 from reinvert.steps import gap
+from reinvert.text import Side
 from reinvert.trajectory import Trajectory
 
 
@@ -39,7 +39,7 @@ class KVEdit(Editor):
     usual_inversion: ClassVar[str] = "kv_inv"
     when: ClassVar[str] = (
         "On flow models when you have a mask and the background must stay to the bit. To remove a thing, or where its "
-        "old shape shows through, set re_init."
+        "old shape shows through, set re_init, and separate of its inversion."
     )
     needs: ClassVar[str] = "a target prompt and a mask"
     needs_flow: ClassVar[bool] = True
@@ -61,7 +61,7 @@ class KVEdit(Editor):
         if case.mask is None:
             raise ReinvertError("kv_edit needs a mask (--mask)")
         path, cells = case.path, case.mask.to(case.path.device) > 0
-        tokens, lag = _spread(_tokens(cells, case.model.patch), case.model.patch), int(self.compat == "published")
+        tokens, lag = _spread(tokens_inside(cells, case.model.patch), case.model.patch), int(self.compat == "published")
         start = path[len(path) - 1 - lag]
         if self.re_init:
             level = case.model.level(trajectory.grid(case.model)[0])
@@ -83,14 +83,8 @@ class KVEdit(Editor):
     def bind(self, case: Case) -> Hooks:
         if case.mask is None or not case.kept:  # nothing is inverted yet: the words are being checked
             return Hooks()
-        return _KVHooks(
-            _tokens(case.mask.to(case.path.device) > 0, case.model.patch).flatten(1), case.kept, self.background
-        )
-
-
-def _tokens(cells: Tensor, patch: int) -> Tensor:
-    """[case, 1, h / patch, w / patch]: whether any cell of a token is inside."""
-    return F.max_pool2d(cells.float(), patch).bool()
+        cells = case.mask.to(case.path.device) > 0
+        return KVHooks(tokens_inside(cells, case.model.patch).flatten(1), case.kept, self.background)
 
 
 def _spread(tokens: Tensor, patch: int) -> Tensor:
@@ -98,14 +92,18 @@ def _spread(tokens: Tensor, patch: int) -> Tensor:
     return tokens.repeat_interleave(patch, -1).repeat_interleave(patch, -2)
 
 
-class _KVHooks(Hooks):
-    """`inside` [case, token] are the picture's tokens that are generated."""
+class KVHooks(Hooks):
+    """`inside` [case, token] are the picture's tokens that are generated; the others' keys and values are what was
+    kept, or, without that, the source's own in the same evaluation."""
 
-    def __init__(self, inside: Tensor, kept: Mapping[str, Tensor], background: float) -> None:
+    def __init__(self, inside: Tensor, kept: Mapping[str, Tensor] | None, background: float) -> None:
         self.inside, self.kept, self.background = inside, kept, background
 
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return kind == "joint"
+
+    def reads(self, moment: Moment) -> Collection[Side]:
+        return tuple(Side) if self.kept is None else ()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
         if site.kind != "joint":
@@ -114,19 +112,19 @@ class _KVHooks(Hooks):
         k, v = self._with_background("k", k, inside, site), self._with_background("v", v, inside, site)
         if self.background == 0:
             return inner(q, k, v, site)
-        # One more dimension of queries and keys adds to the logits: (q', k') / sqrt(d + 1) = (q, k) / sqrt(d) + bias.
-        width = q.shape[-1]
-        bias = torch.zeros_like(k[..., :1])
-        bias[..., site.picture, :] = self.background * (~inside).to(k)
+        outside, read = torch.zeros_like(k[..., :1]), torch.full_like(q[..., :1], self.background)
+        outside[..., site.picture, :] = (~inside).to(k)
         if site.branches[0] == 0:
-            bias[:1] = 0  # the source has its own keys
-        q = torch.cat([q * ((width + 1) / width) ** 0.5, torch.full_like(q[..., :1], (width + 1) ** 0.5)], -1)
-        return inner(q, torch.cat([k, bias], -1), v, site)
+            read[:1] = 0  # the source has its own keys
+        return inner(*biased(q, k, read, outside), v, site)
 
     def _with_background(self, part: Part, heads: Tensor, inside: Tensor, site: Site) -> Tensor:
-        kept = self.kept[name(part, site.moment, site.layer)].to(heads)
+        if self.kept is None:
+            around = heads[site.branches.index(0), ..., site.picture, :]
+        else:
+            around = self.kept[name(part, site.moment, site.layer)].to(heads)[0]
         out = heads.clone()
         for row, branch in enumerate(site.branches):
             if branch > 0:
-                out[row, ..., site.picture, :] = torch.where(inside[0], heads[row, ..., site.picture, :], kept[0])
+                out[row, ..., site.picture, :] = torch.where(inside[0], heads[row, ..., site.picture, :], around)
         return out

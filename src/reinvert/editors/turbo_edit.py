@@ -69,7 +69,7 @@ class TurboEdit(Editor):
         return [round(self.first * count) - 1 - round(i * gap) for i in range(steps)]
 
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
-        model, clean = case.model, trajectory.path[0]
+        model, clean = case.model, case.path[0]
         count = int(json.loads(model.schedule)["num_train_timesteps"])
         told = self.times(trajectory.steps, count)
         if told[-1] < 0 or len(set(told)) < len(told):

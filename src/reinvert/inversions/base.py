@@ -53,6 +53,8 @@ class Source:
     guidance: float = 7.5
     seed: int = 0
     pictures: Tensor | None = None
+    mask: Tensor | None = None
+    """The region that is to be edited, [case, 1, h, w] at the latents' size, where it is known already."""
     drawn: int = 0
     """How many draws of the latents' shape were taken from the seed before, to encode the pictures."""
 
