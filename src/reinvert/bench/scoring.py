@@ -177,9 +177,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 # --- scores ------------------------------------------------------------------------------------------------------
 
 
+_DRAWING: Final = (
+    "scene", "palette", "shapes", "draw", "fine", "figures", "textures", "places", "edits", "reader",
+)  # fmt: skip
 MEASURES: Final = (
     "metrics", "networks", "bench/score.py", "bench/scoring.py", "bench/success.py", "bench/case.py", "bench/data",
-    "image.py", *(f"picturebook/{name}.py" for name in ("scene", "shapes", "draw", "edits", "reader")),
+    "image.py", *(f"picturebook/{name}.py" for name in _DRAWING),
 )  # fmt: skip
 """The code that decides a score: what measures, and what gives the picture, its mask and its true edit."""
 

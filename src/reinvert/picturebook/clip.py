@@ -279,15 +279,16 @@ def new_clip(recipe: ClipRecipe, tokenizer: Untyped) -> Untyped:
     return CLIPModel(config)
 
 
-def tokens(tokenizer: Untyped, words: Sequence[str]) -> dict[str, Tensor]:
+def tokens(tokenizer: Untyped, words: Sequence[str], device: torch.device) -> dict[str, Tensor]:
     """Token numbers and mask [caption, token] of captions, cut at the tower's length."""
     rows = tokenizer(list(words), padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
-    return {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+    return {"input_ids": rows["input_ids"].to(device), "attention_mask": rows["attention_mask"].to(device)}
 
 
 def embed_captions(clip: Untyped, tokenizer: Untyped, words: Sequence[str]) -> Tensor:
     """Unit embeddings [caption, dim]."""
-    return F.normalize(clip.text_projection(clip.text_model(**tokens(tokenizer, words)).pooler_output), dim=-1)
+    ids = tokens(tokenizer, words, clip.text_projection.weight.device)
+    return F.normalize(clip.text_projection(clip.text_model(**ids).pooler_output), dim=-1)
 
 
 def embed_pixels(clip: Untyped, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -309,7 +310,7 @@ def contrastive_loss(pictures: Tensor, captions: Tensor, scale: Tensor, true: Te
 
 def naming_loss(answers: Tensor, scenes: Sequence[Scene]) -> Tensor:
     """Mean cross-entropy of the logits [picture, all values of all heads] of the attributes that the scenes show."""
-    labels = labels_of(scenes)
+    labels = labels_of(scenes).to(answers.device)
     parts = answers.split([len(values) for values in HEADS.values()], dim=-1)
     losses = [F.cross_entropy(part, labels[:, i], reduction="sum") for i, part in enumerate(parts)]
     return torch.stack(losses).sum() / len(scenes)
@@ -322,7 +323,7 @@ def rate_at(recipe: ClipRecipe, step: int) -> float:
 
 def train_clip(
     recipe: ClipRecipe, album: Album, out: Path, minutes: float, tell: Callable[[str], None] | None = None,
-    every_s: float = 120.0,
+    every_s: float = 120.0, device: torch.device | None = None,
 ) -> Untyped:  # fmt: skip
     """Train for `recipe.steps` steps or `minutes` in all, whichever ends first, going on from the checkpoint in `out`.
 
@@ -331,26 +332,27 @@ def train_clip(
     """
     torch.manual_seed(recipe.seed)
     tokenizer = read_tokenizer()
-    clip = new_clip(recipe, tokenizer)
-    namer = nn.Linear(recipe.vision.width, sum(len(values) for values in HEADS.values()))
-    stage = Stage({"clip": clip, "namer": namer}, recipe.rate, recipe.ema, out / "clip.ckpt.safetensors", minutes * 60)
+    device = device or torch.device("cpu")
+    clip = new_clip(recipe, tokenizer).to(device)
+    namer = nn.Linear(recipe.vision.width, sum(len(values) for values in HEADS.values())).to(device)
+    modules: dict[str, nn.Module] = {"clip": clip, "namer": namer}
+    stage = Stage(modules, recipe.rate, recipe.ema, out / "clip.ckpt.safetensors", minutes * 60, device)
     before, started = stage.spent, time.monotonic()
     saved = told = started
     while stage.step < recipe.steps and stage.elapsed < stage.budget:
         batch = make_batch(recipe, album, stage.step)
-        pictures, token = embed_pixels(clip, batch.pixels)
+        pictures, token = embed_pixels(clip, batch.pixels.to(device))
         captions = embed_captions(clip, tokenizer, batch.words)
         scale = clip.logit_scale.exp().clamp(max=recipe.most_scale)
-        loss = contrastive_loss(pictures, captions, scale, is_true(batch.claims, batch.shows))
+        loss = contrastive_loss(pictures, captions, scale, is_true(batch.claims, batch.shows).to(device))
         if recipe.naming:
             loss = loss + recipe.naming * naming_loss(namer(token), batch.scenes)
         stage.update(loss, rate_at(recipe, stage.step))
         now = time.monotonic()
         stage.elapsed = before + now - started
         if tell and now - told > 15:
-            recent = stage.losses[-100:]
-            told, mean = now, sum(recent) / len(recent)
-            tell(f"clip: step {stage.step} of {recipe.steps}, {stage.elapsed:.0f} s, loss {mean:.3f}")
+            told = now
+            tell(f"clip: step {stage.step} of {recipe.steps}, {stage.elapsed:.0f} s, loss {stage.loss:.3f}")
         if now - saved > every_s:
             stage.save()
             saved = now
@@ -412,6 +414,11 @@ class PictureClip:
     clip: Untyped
     tokenizer: Untyped
 
+    @property
+    def size(self) -> int:
+        """Side of the pictures that it sees."""
+        return int(self.clip.config.vision_config.image_size)
+
     @torch.no_grad()
     def pictures(self, pixels: Tensor) -> Tensor:
         """Unit embeddings [picture, dim] of pictures [picture, 3, h, w] in -1..1 of the tower's size."""
@@ -459,7 +466,7 @@ def retrieval(judge: PictureClip, scenes: Sequence[Scene], batch: int = 64) -> t
     for i in range(0, len(scenes) - batch + 1, batch):
         part = scenes[i : i + batch]
         true = is_true(torch.tensor([claimed(s) for s in part]), torch.tensor([shown(s) for s in part]))
-        near = judge.pictures(drawings(part)) @ judge.captions([s.caption for s in part]).T
+        near = judge.pictures(drawings(part, judge.size)) @ judge.captions([s.caption for s in part]).T
         each = torch.arange(batch)
         found.append(true[each, near.argmax(1)])
         shown_by.append(true[near.argmax(0), each])
@@ -479,10 +486,10 @@ class Noticed:
 
 def noticed(judge: PictureClip, edits: Sequence[Edit], view: View = lambda x: x, *, region: bool = False) -> Noticed:
     """How an edit changes the similarities. `region`: the mean colour hides both pictures outside the edit's mask."""
-    source = view(drawings([edit.source for edit in edits]))
-    target = view(drawings([edit.target for edit in edits]))
+    source = view(drawings([edit.source for edit in edits], judge.size))
+    target = view(drawings([edit.target for edit in edits], judge.size))
     if region:
-        mask = torch.from_numpy(np.stack([edit.truth()[1] for edit in edits]))[:, None]
+        mask = torch.from_numpy(np.stack([edit.truth(judge.size)[1] for edit in edits]))[:, None]
         source, target = (x.masked_fill(~mask, 0.0) for x in (source, target))
     old, new = judge.pictures(source), judge.pictures(target)
     before, after = (judge.captions([getattr(e, name) for e in edits]) for name in ("source_prompt", "target_prompt"))
@@ -490,18 +497,18 @@ def noticed(judge: PictureClip, edits: Sequence[Edit], view: View = lambda x: x,
     return Noticed(*(float(x.float().mean()) for x in (moved > unmoved, moved > stale, unmoved, moved)))
 
 
-def round_trip() -> View:
-    """What the bundled model's VAE leaves of pictures: the edits that are judged come out of it."""
+def round_trip(name: str = "picturebook") -> View:
+    """What a model's VAE leaves of pictures: the edits that are judged come out of it."""
     from reinvert.backbones import load
 
-    model = load("picturebook", device="cpu")
+    model = load(name, device="cpu")
     return lambda x: torch.cat([model.decode(model.encode(part)).clamp(-1, 1) for part in x.split(50)])
 
 
-def evaluate(judge: PictureClip, count: int, batches: int = 8) -> str:
+def evaluate(judge: PictureClip, count: int, batches: int = 8, model: str = "picturebook") -> str:
     """The figures, as Markdown: retrieval on `batches` batches of 64, and `count` held-out edits of each type."""
     of_pictures, of_captions = retrieval(judge, unseen_scenes(64 * batches))
-    through = round_trip()
+    through = round_trip(model)
     lines = [
         f"Retrieval among 64 held-out scenes ({batches} batches): the caption of a picture {of_pictures:.1%}, "
         f"the picture of a caption {of_captions:.1%}.",

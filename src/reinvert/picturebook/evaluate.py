@@ -113,7 +113,8 @@ def sample(
 
 def rates(scenes: Sequence[Scene], answers: Sequence[Answers]) -> dict[str, float]:
     """`score` of sampled pictures against what their captions say, and the shares where object and colour are right
-    together, and with the background; for pairs ("pair.*") per thing, and with the background for the whole picture."""
+    together, and with the background; for pairs ("pair.*") per thing, and with the background for the whole picture.
+    "all": all that the caption says is right; "pair.both colors", "pair.both facings": those of both things."""
     joint: dict[str, list[bool]] = {}
     for scene, answer in zip(scenes, answers, strict=True):
         true, pair = truth(scene), len(scene.things) > 1
@@ -122,7 +123,17 @@ def rates(scenes: Sequence[Scene], answers: Sequence[Answers]) -> dict[str, floa
         joint.setdefault(f"{prefix}kind+color", []).extend(things)
         whole = all(things) and answer["background"] == true["background"]
         joint.setdefault(f"{prefix}kind+color+background", []).append(whole)
+        said = truth(scene, said=True)
+        joint.setdefault(f"{prefix}all", []).append(all(answer[name] == value for name, value in said.items()))
+        if pair:
+            joint.setdefault("pair.both colors", []).append(_both(answer, said, "color"))
+            if f"{SLOTS[1]}.facing" in said and f"{SLOTS[2]}.facing" in said:
+                joint.setdefault("pair.both facings", []).append(_both(answer, said, "facing"))
     return score(scenes, answers, said=True) | {name: sum(hits) / len(hits) for name, hits in joint.items()}
+
+
+def _both(answer: Answers, said: Answers, attribute: str) -> bool:
+    return all(answer[f"{slot}.{attribute}"] == said[f"{slot}.{attribute}"] for slot in SLOTS[1:])
 
 
 # --- sheets ------------------------------------------------------------------------------------------------------

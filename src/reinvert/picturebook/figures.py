@@ -471,7 +471,7 @@ MUSHROOM = Figure(
     ),
     hat=(0.0, -0.78),
     foot=0.62,
-    relief="cap",
+    relief="gloss",
 )  # fmt: skip
 
 SNOWMAN = Figure(

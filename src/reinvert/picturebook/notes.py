@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -30,9 +31,11 @@ COVERED: Final = 0.99
 """Share of all plain areas that the collected colours account for."""
 
 
-def notes(*, pictures: bool = True) -> dict[str, Any]:
-    """The file's values (see `files.model.ModelNotes`); without `pictures` any picture is taken."""
-    own: dict[str, Any] = {"usual": {"steps": 50, "guidance": GUIDANCE}, "words": list(caption_words())}
+def notes(*, pictures: bool = True, more: Sequence[str] = (), steps: int = 50) -> dict[str, Any]:
+    """The file's values (see `files.model.ModelNotes`); without `pictures` any picture is taken. `more` words than
+    those of plain captions are known to the model; `steps` are usual for it."""
+    words = sorted({*caption_words(), *more})
+    own: dict[str, Any] = {"usual": {"steps": steps, "guidance": GUIDANCE}, "words": words}
     if not pictures:
         return own
     limits = {"psnr": 22.5, "least_even": 0.25, "most_even": 0.955, "most_grey": 0.99, "most_foreign": 0.25}
@@ -54,9 +57,11 @@ def plain_colors(scenes: int = 1500, seed: int = 99) -> list[str]:
     return ["#" + "".join(f"{level:02x}" for level in color) for color in keys[chosen] * STEP + STEP // 2]
 
 
-def write(folder: Path, *, pictures: bool = True) -> None:
+def write(folder: Path, *, pictures: bool = True, more: Sequence[str] = (), steps: int = 50) -> None:
     """Write the file into a model's folder. What a VAE may lose of a drawing is that of a VAE trained to its end."""
-    (folder / NOTES).write_text(json.dumps(notes(pictures=pictures), indent=2) + "\n", encoding="utf-8")
+    (folder / NOTES).write_text(
+        json.dumps(notes(pictures=pictures, more=more, steps=steps), indent=2) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -94,16 +94,22 @@ def changed(edit: Edit) -> Answers:
 # --- the network -------------------------------------------------------------------------------------------------
 
 
-class Network(nn.Module):
-    """Four strided convolutions, one hidden layer, a linear head per attribute; [n, 3, 64, 64] in -1..1."""
+WIDTHS: dict[int, tuple[int, ...]] = {SIZE: (32, 48, 96, 128), 128: (24, 48, 80, 96, 128)}
+"""Channels of the convolutions, by the side of the pictures that are read."""
 
-    def __init__(self, widths: Sequence[int] = (32, 48, 96, 128), hidden: int = 256) -> None:
+
+class Network(nn.Module):
+    """Strided convolutions, one hidden layer, a linear head per attribute; [n, 3, size, size] in -1..1."""
+
+    def __init__(self, size: int = SIZE, widths: Sequence[int] | None = None, hidden: int = 256) -> None:
         super().__init__()
+        self.size = size
+        widths = widths or WIDTHS.get(size) or WIDTHS[SIZE]
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip((3, *widths[:-1]), widths, strict=True)):
             kernel = 5 if i == 0 else 3
             layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2), nn.GroupNorm(8, after), nn.SiLU()]
-        side = SIZE // 2 ** len(widths)
+        side = -(-size // 2 ** len(widths))
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, hidden), nn.SiLU())
         self.heads = nn.Linear(hidden, sum(len(values) for values in HEADS.values()))
 
@@ -122,37 +128,46 @@ class Reader:
     @torch.no_grad()
     def read(self, pictures: Sequence[Image.Image]) -> list[Answers]:
         """What each picture shows, every head answered: it is for the caller to know how many things were asked for."""
-        answers: list[Answers] = []
+        weighed = self.weigh(pictures)
+        best = {name: shares.argmax(-1).tolist() for name, shares in weighed.items()}
+        return [{name: HEADS[name][best[name][j]] for name in HEADS} for j in range(len(pictures))]
+
+    @torch.no_grad()
+    def weigh(self, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """For every head how sure it is of each of its values, [picture, value], rows of sum 1."""
+        device, parts = next(self.network.parameters()).device, list[dict[str, Tensor]]()
         for i in range(0, len(pictures), 100):
-            stack = np.stack([np.asarray(_fitted(picture)) for picture in pictures[i : i + 100]])
-            logits = self.network(_input(stack))
-            best = {name: out.argmax(-1).tolist() for name, out in logits.items()}
-            answers += [{name: HEADS[name][best[name][j]] for name in HEADS} for j in range(len(stack))]
-        return answers
+            stack = np.stack([np.asarray(_fitted(p, self.network.size)) for p in pictures[i : i + 100]])
+            logits = self.network(_input(stack).to(device))
+            parts.append({name: out.float().softmax(-1).cpu() for name, out in logits.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in HEADS} if parts else {}
 
     def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the weights (safetensors)."""
         weights = {name: tensor.to(dtype).contiguous() for name, tensor in self.network.state_dict().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, path, {"world": world()})
+        size = self.network.size
+        save_file(weights, path, {"world": world() if size == SIZE else world(size), "size": str(size)})
 
     @classmethod
     def load(cls, path: Path) -> Reader | None:
         """Read what `save` wrote; None if there is no such file, or it knows another world."""
         try:
             with safe_open(path, "pt") as file:
-                if (file.metadata() or {}).get("world") != world():
+                meta = file.metadata() or {}
+                size = int(meta.get("size", SIZE))
+                if not 16 <= size <= 1024 or meta.get("world") != (world() if size == SIZE else world(size)):
                     return None
                 weights = {name: file.get_tensor(name) for name in file.keys()}
-            network = Network()
+            network = Network(size)
             network.load_state_dict(weights)
-        except (OSError, SafetensorError, RuntimeError):
+        except (OSError, SafetensorError, RuntimeError, ValueError):
             return None
         return cls(network.eval())
 
 
-def _fitted(picture: Image.Image) -> Image.Image:
-    small = picture if picture.size == (SIZE, SIZE) else picture.resize((SIZE, SIZE), Image.Resampling.BOX)
+def _fitted(picture: Image.Image, size: int = SIZE) -> Image.Image:
+    small = picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BOX)
     return small.convert("RGB")
 
 
@@ -161,12 +176,12 @@ def _input(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def world() -> str:
-    """A checksum of what can be drawn and how, so that a reader of another world is not believed."""
+def world(size: int = SIZE) -> str:
+    """A checksum of what can be drawn and how at a size, so that a reader of another world is not believed."""
     rng = Random("the world of picturebook")
     crc = zlib.crc32(json.dumps([*HEADS.items()]).encode())
-    for _ in range(24):
-        crc = zlib.crc32(draw(sample_scene(rng, styled=0.3)).tobytes(), crc)
+    for _ in range(24 if size == SIZE else 6):  # larger ones take longer
+        crc = zlib.crc32(draw(sample_scene(rng, styled=0.3), size).tobytes(), crc)
     return f"{crc:08x}"
 
 
@@ -199,12 +214,14 @@ _BINOMIAL = torch.tensor([1.0, 2.0, 1.0])[:, None] * torch.tensor([1.0, 2.0, 1.0
 
 def _worn(x: Tensor, generator: torch.Generator) -> Tensor:
     """The pictures a little blurred, brightened or darkened, tinted and noisy, as a decoder's are."""
-    n = len(x)
-    blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), "replicate"), _BINOMIAL.expand(3, 1, 3, 3), groups=3)
-    share = 1.2 * torch.rand(n, 1, 1, 1, generator=generator) - 0.2  # below 0: a little sharpened
-    gain = 1 + 0.06 * torch.randn(n, 1, 1, 1, generator=generator)
-    tint = 0.03 * torch.randn(n, 3, 1, 1, generator=generator)
-    noise = 0.06 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(x.shape, generator=generator)
+    n, device = len(x), x.device
+    kernel = _BINOMIAL.to(device).expand(3, 1, 3, 3)
+    blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), "replicate"), kernel, groups=3)
+    share = 1.2 * torch.rand(n, 1, 1, 1, generator=generator, device=device) - 0.2  # below 0: a little sharpened
+    gain = 1 + 0.06 * torch.randn(n, 1, 1, 1, generator=generator, device=device)
+    tint = 0.03 * torch.randn(n, 3, 1, 1, generator=generator, device=device)
+    grain = torch.rand(n, 1, 1, 1, generator=generator, device=device)
+    noise = 0.06 * grain * torch.randn(x.shape, generator=generator, device=device)
     return (x + share * (blurred - x)) * gain + tint + noise
 
 

@@ -183,22 +183,6 @@ def _velvet() -> Map:
     return (0.16 * (_noise(0.04, 11) - 0.5) + 0.10 * (_noise(0.3, 12) - 0.5)).astype(np.float32)
 
 
-def _cap() -> Map:
-    """The pale warts of a toadstool."""
-
-    def paint(canvas: ImageDraw.ImageDraw) -> None:
-        for x, y, rx, ry in (
-            (-0.52, -0.30, 0.17, 0.14), (0.0, -0.58, 0.19, 0.12), (0.50, -0.36, 0.16, 0.13), (-0.08, -0.16, 0.15, 0.12),
-            (0.82, 0.0, 0.09, 0.11), (-0.84, 0.02, 0.08, 0.10), (0.34, -0.02, 0.09, 0.07), (-0.38, 0.04, 0.09, 0.065),
-        ):  # fmt: skip
-            cx, cy = (x + REACH) * CELLS, (y + REACH) * CELLS
-            a, b = rx * CELLS, ry * CELLS
-            canvas.ellipse((cx - a, cy - b + 5, cx + a, cy + b + 5), fill=64)
-            canvas.ellipse((cx - a, cy - b, cx + a, cy + b), fill=236)
-
-    return _drawn(paint, blur=1.0)
-
-
 def _snow() -> Map:
     sparkle = np.where(_noise(0.035, 13) > 0.93, 0.5, 0.0)
     return (0.12 * (_noise(0.12, 14) - 0.5) + sparkle).astype(np.float32)
@@ -245,7 +229,6 @@ RELIEFS: dict[str, Callable[[], Map]] = {
     "fin": _fin,
     "leaves": _leaves,
     "velvet": _velvet,
-    "cap": _cap,
     "snow": _snow,
     "knit": _knit,
     "canvas": lambda: _bands(0.0, 3.4, 0.10),

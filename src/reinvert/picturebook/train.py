@@ -19,9 +19,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
@@ -40,8 +40,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from reinvert.picturebook.draw import SIZE, draw
 from reinvert.picturebook.notes import write as write_notes
-from reinvert.picturebook.scene import Scene, held_out, sample_scene
-from reinvert.picturebook.tokenizer import build_tokenizer
+from reinvert.picturebook.scene import WEARER_KINDS, Scene, held_out, sample_scene
+from reinvert.picturebook.tokenizer import MAX_LENGTH, build_tokenizer
+from reinvert.picturebook.wording import reword, words
 
 LOG = logging.getLogger(__name__)
 
@@ -57,8 +58,15 @@ class Recipe:
     """Everything that decides the result except the time spent."""
 
     scenes: int = 24_000
+    wide: bool = False
+    """Whether things also stand at one side, and two things are of one kind now and then."""
+    captions: int = 1
+    """Captions of a scene: the plain one, then rewordings (see `wording`)."""
+    tokens: int = MAX_LENGTH
+    """Where captions are cut."""
     size: int = SIZE
     vae_channels: tuple[int, ...] = (32, 48, 64)
+    latent_channels: int = 4
     # Batches are per process.
     vae_batch: int = 6
     vae_rate: float = 2e-3
@@ -68,20 +76,84 @@ class Recipe:
     unet_batch: int = 20
     unet_rate: float = 1e-3
     ema: float = 0.999
+    # The flow model: an MMDiT with two text encoders.
+    flow_width: int = 192
+    flow_blocks: int = 8
+    flow_heads: int = 6
+    flow_batch: int = 24
+    flow_rate: float = 1.5e-3
+    flow_text: int = 96
     seed: int = 0
+
+
+SHARP = Recipe(
+    scenes=30_000,
+    wide=True,
+    captions=4,
+    tokens=48,
+    size=128,
+    vae_channels=(32, 64, 96, 96),
+    latent_channels=12,
+    unet_channels=(64, 128, 192),
+    flow_width=160,
+    flow_heads=5,
+)
+"""The world in full detail: 128 pixels, 16 x 16 latents, captions as people write them. Batches are those of a CPU."""
+
+
+def on_gpu(recipe: Recipe) -> Recipe:
+    """The same with batches that fill a large GPU."""
+    return replace(recipe, vae_batch=64, unet_batch=384, flow_batch=384)
 
 
 # --- data ------------------------------------------------------------------------------------------------------
 
 
-def training_scenes(count: int, seed: int) -> list[Scene]:
-    """`count` scenes, none of which shows a held-out combination."""
+def training_scenes(count: int, seed: int, *, wide: bool = False) -> list[Scene]:
+    """`count` scenes, none of which shows a held-out combination; `wide` ones as `wide_scene` makes them."""
     rng, scenes = Random(seed), list[Scene]()
     while len(scenes) < count:
-        scene = sample_scene(rng)
+        scene = wide_scene(rng) if wide else sample_scene(rng)
         if not held_out(scene):
             scenes.append(scene)
     return scenes
+
+
+def wide_scene(rng: Random) -> Scene:
+    """A scene with more of what captions can say: more pairs, two of a kind, single things at one side, more styles."""
+    scene = sample_scene(rng, pairs=0.35, styled=0.2)
+    first, *others = scene.things
+    if others:
+        if rng.random() < 0.2:
+            worn = others[0].wearing if first.kind in WEARER_KINDS else None
+            twin = replace(others[0], kind=first.kind, wearing=worn, says_facing=first.says_facing)
+            return replace(scene, things=(first, twin))
+    elif rng.random() < 0.15:
+        x, size = rng.choice((0.3, 0.7)), first.size * 0.23 / 0.29
+        return replace(scene, things=(replace(first, x=first.x - 0.5 + x, size=size),))
+    return scene
+
+
+def caption_tokens(recipe: Recipe, scenes: list[Scene], tokenizer: Untyped) -> tuple[Tensor, Tensor]:
+    """Token numbers [scene, caption, token] of every scene's captions, and [1, token] of the empty one."""
+    rows = list[str]()
+    for i, scene in enumerate(scenes):
+        rng = Random(f"captions {recipe.seed} {i}")
+        rows += [scene.caption, *(reword(scene, rng).text for _ in range(recipe.captions - 1))]
+    length = tokenizer.model_max_length
+    ids = tokenizer([*rows, ""], padding="max_length", max_length=length, truncation=True)["input_ids"]
+    tokens = torch.tensor(ids)
+    return tokens[:-1].view(len(scenes), recipe.captions, length), tokens[-1:]
+
+
+def more_words(recipe: Recipe) -> tuple[str, ...]:
+    """The words of rewordings where there are any."""
+    return words() if recipe.captions > 1 else ()
+
+
+def new_tokenizer(recipe: Recipe, folder: Path) -> Untyped:
+    """The world's tokenizer; with the words of rewordings where there are any."""
+    return build_tokenizer(folder, more_words(recipe), recipe.tokens)
 
 
 def _pixels(job: tuple[Scene, int]) -> NDArray[np.uint8]:
@@ -105,12 +177,16 @@ def render_all(scenes: list[Scene], size: int, path: Path) -> NDArray[np.uint8]:
 class Stage:
     """One training stage: modules, their moving average, an optimiser, a clock, and a checkpoint of all of it."""
 
-    def __init__(self, modules: dict[str, nn.Module], rate: float, ema: float, path: Path, budget: float) -> None:
+    def __init__(
+        self, modules: dict[str, nn.Module], rate: float, ema: float, path: Path, budget: float,
+        device: torch.device | None = None,
+    ) -> None:  # fmt: skip
         self.modules, self.rate, self.ema_rate, self.path, self.budget = modules, rate, ema, path, budget
         self.parameters = [p for m in modules.values() for p in m.parameters()]
         self.average = [p.detach().clone() for p in self.parameters]
-        self.optimizer = torch.optim.AdamW(self.parameters, rate, betas=(0.9, 0.99), weight_decay=0.01)
-        self.step, self.spent, self.losses = 0, 0.0, list[float]()
+        fused = device is not None and device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(self.parameters, rate, betas=(0.9, 0.99), weight_decay=0.01, fused=fused)
+        self.step, self.spent, self.losses = 0, 0.0, list[Tensor]()
         self.leader = not dist.is_initialized() or dist.get_rank() == 0
         self._resumed_at = time.monotonic()
         self.elapsed = 0.0
@@ -154,7 +230,13 @@ class Stage:
         decay = min(self.ema_rate, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(self.average, list[Tensor](self.parameters), 1 - decay)  # pyright: ignore
-        self.losses.append(float(loss.detach()))
+        # Not read yet: reading waits for the GPU.
+        self.losses = [*self.losses[-199:], loss.detach()]
+
+    @property
+    def loss(self) -> float:
+        """The mean of the last losses."""
+        return float(torch.stack(self.losses).mean()) if self.losses else math.nan
 
     def save(self) -> None:
         tensors: dict[str, Tensor] = {}
@@ -198,9 +280,8 @@ class Stage:
             if not self.leader:
                 continue
             if now - shown > 20:
-                mean = sum(self.losses[-200:]) / len(self.losses[-200:])
                 done = f"step {self.step}, {self.progress:.1%}, {self.elapsed:.0f} s"
-                LOG.info(f"{name}: {done}, loss {mean:.4f}")
+                LOG.info(f"{name}: {done}, loss {self.loss:.4f}")
                 shown = now
             if now - saved > every_s:
                 self.save()
@@ -224,6 +305,28 @@ def to_input(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
     return x.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def shown(pictures: NDArray[np.uint8], device: torch.device) -> Callable[[NDArray[np.int64]], Tensor]:
+    """A function from indices to a batch of `pictures` as network input; a GPU holds all of them, in bytes."""
+    if device.type == "cpu":
+        return lambda index: to_input(pictures[index], device).contiguous(memory_format=torch.channels_last)
+    kept = torch.from_numpy(np.array(pictures)).to(device)
+
+    def batch(index: NDArray[np.int64]) -> Tensor:
+        x = kept[torch.from_numpy(index).to(device)].permute(0, 3, 1, 2).float() / 127.5 - 1
+        return x.contiguous(memory_format=torch.channels_last)
+
+    return batch
+
+
+def compiled(module: Untyped, device: torch.device) -> Untyped:
+    """The module as torch.compile makes it on a GPU, where small networks wait for their kernels; it shares its
+    parameters. On a CPU compiling makes training slower."""
+    if device.type != "cuda":
+        return module
+    torch._dynamo.config.suppress_errors = True  # pyright: ignore  # without a compiler: as it is
+    return torch.compile(module)
+
+
 # --- the VAE -----------------------------------------------------------------------------------------------------
 
 
@@ -235,7 +338,7 @@ def new_vae(recipe: Recipe) -> Untyped:
         up_block_types=("UpDecoderBlock2D",) * n,
         block_out_channels=recipe.vae_channels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=recipe.latent_channels,
         norm_num_groups=8,
         sample_size=recipe.size,
         mid_block_add_attention=False,
@@ -281,14 +384,15 @@ def train_vae(
 ) -> Untyped:
     torch.manual_seed(recipe.seed)
     vae = new_vae(recipe).to(device, memory_format=torch.channels_last)
-    stage = Stage({"vae": vae}, recipe.vae_rate, 0.998, out / "vae.ckpt.safetensors", budget)
+    stage = Stage({"vae": vae}, recipe.vae_rate, 0.998, out / "vae.ckpt.safetensors", budget, device)
     order = batches(len(pictures), recipe.vae_batch, recipe.seed + stage.step + 7919 * rank)
     torch.manual_seed(recipe.seed + stage.step + 7919 * rank)
+    batch, loss_of = shown(pictures, device), compiled(vae_loss, device)
 
     def one_loss() -> tuple[Tensor, float]:
-        x = to_input(pictures[next(order)], device).contiguous(memory_format=torch.channels_last)
+        x = batch(next(order))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = vae_loss(vae, x, recipe.latent_noise)
+            loss = loss_of(vae, x, recipe.latent_noise)
         return loss, recipe.vae_rate * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * stage.progress)))
 
     stage.run(one_loss, "vae")
@@ -303,15 +407,17 @@ def polish_decoder(
     """Train the decoder alone for a while longer: the latents, and so the UNet, stay as they are."""
     vae = vae.to(device, memory_format=torch.channels_last)
     modules: dict[str, nn.Module] = {"decoder": vae.decoder, "post_quant": vae.post_quant_conv}
-    stage = Stage(modules, recipe.polish_rate, 0.998, out / "decoder.ckpt.safetensors", budget)
+    stage = Stage(modules, recipe.polish_rate, 0.998, out / "decoder.ckpt.safetensors", budget, device)
     order = batches(len(pictures), recipe.vae_batch, recipe.seed + 1 + stage.step + 7919 * rank)
     torch.manual_seed(recipe.seed + 1 + stage.step + 7919 * rank)
+    batch, encoder, decoder = shown(pictures, device), compiled(vae.encode, device), compiled(vae.decode, device)
 
     def one_loss() -> tuple[Tensor, float]:
-        x = to_input(pictures[next(order)], device).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            z = vae.encode(x).latent_dist.mean
-        y = vae.decode(z + recipe.latent_noise * torch.randn_like(z)).sample
+        x = batch(next(order))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.no_grad():
+                z = encoder(x).latent_dist.mean.float()
+            y = decoder(z + recipe.latent_noise * torch.randn_like(z)).sample.float()
         loss = F.l1_loss(y, x) + 4 * F.mse_loss(y, x) + 0.5 * edge_loss(y, x)
         return loss, recipe.polish_rate * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * stage.progress)))
 
@@ -321,7 +427,7 @@ def polish_decoder(
 
 
 def encode_share(
-    vae: Untyped, pictures: NDArray[np.uint8], out: Path, device: torch.device, rank: int, count: int
+    vae: Untyped, pictures: NDArray[np.uint8], out: Path, device: torch.device, rank: int = 0, count: int = 1
 ) -> None:
     """Encode every `count`-th block of pictures, this process's share, once."""
     path = out / f"latents-{rank}-of-{count}.safetensors"
@@ -335,15 +441,16 @@ def encode_share(
     save_file(parts, path)
 
 
-def read_latents(vae: Untyped, out: Path, count: int) -> Tensor:
-    """Posterior means of all pictures [n, 4, h, w] float32, scaled to unit variance; sets `scaling_factor`."""
+def read_latents(vae: Untyped, out: Path, count: int = 1) -> Tensor:
+    """Posterior means of all pictures [n, channel, h, w] float32, scaled to unit variance; sets `scaling_factor`."""
     parts: dict[int, Tensor] = {}
     for rank in range(count):
         with safe_open(out / f"latents-{rank}-of-{count}.safetensors", "pt") as file:
             parts |= {int(name): file.get_tensor(name) for name in file.keys()}
     latents = torch.cat([parts[start] for start in sorted(parts)])
     scale = round(1 / float(latents.std()), 5)
-    vae.register_to_config(scaling_factor=scale)
+    # Flow pipelines also add a shift, and fail where there is none.
+    vae.register_to_config(scaling_factor=scale, shift_factor=0.0)
     return latents * scale
 
 
@@ -371,6 +478,8 @@ def new_unet(recipe: Recipe, latent: int) -> Untyped:
     make: Untyped = UNet2DConditionModel
     return make(
         sample_size=latent,
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=recipe.unet_channels,
@@ -393,6 +502,32 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
+class Draws:
+    """What a denoiser is trained on: latents, a caption of each (or none), noise, and evenly spread times."""
+
+    def __init__(self, latents: Tensor, tokens: Tensor, empty: Tensor, device: torch.device, seed: int) -> None:
+        """`latents` [n, channel, h, w], `tokens` [n, caption, token], `empty` [1, token]."""
+        self.latents, self.tokens, self.empty = latents.to(device), tokens.to(device), empty.to(device)
+        self.device, self.generator = device, torch.Generator(device).manual_seed(seed)
+
+    def __call__(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, token numbers and noise of a batch; some captions are left out."""
+        rows = torch.from_numpy(index).to(self.device)
+        x = self.latents[rows]
+        which = torch.randint(self.tokens.shape[1], (len(rows),), generator=self.generator, device=self.device)
+        dropped = self._uniform(len(rows)) < CAPTION_DROPOUT
+        ids = torch.where(dropped[:, None], self.empty, self.tokens[rows, which])
+        return x, ids, torch.randn(x.shape, generator=self.generator, device=self.device)
+
+    def even(self, n: int) -> Tensor:
+        """Stratified shares: one in each n-th of 0..1, in any order, so that no batch misses a noise level."""
+        shares = (torch.arange(n, device=self.device) + self._uniform(n)) / n
+        return shares[torch.randperm(n, generator=self.generator, device=self.device)]
+
+    def _uniform(self, n: int) -> Tensor:
+        return torch.rand(n, generator=self.generator, device=self.device)
+
+
 def train_unet(
     recipe: Recipe, latents: Tensor, tokens: Tensor, empty: Tensor, tokenizer: Untyped, out: Path, budget: float,
     device: torch.device, rank: int = 0,
@@ -401,27 +536,20 @@ def train_unet(
     text_encoder, unet = new_text_encoder(tokenizer).to(device), new_unet(recipe, latents.shape[-1])
     unet = unet.to(device, memory_format=torch.channels_last)
     modules: dict[str, nn.Module] = {"text": text_encoder, "unet": unet}
-    stage = Stage(modules, recipe.unet_rate, recipe.ema, out / "unet.ckpt.safetensors", budget)
+    stage = Stage(modules, recipe.unet_rate, recipe.ema, out / "unet.ckpt.safetensors", budget, device)
     order = batches(len(latents), recipe.unet_batch, recipe.seed + stage.step + 7919 * rank)
-    generator = torch.Generator().manual_seed(recipe.seed + stage.step + 7919 * rank)
+    draw_captions = Draws(latents, tokens, empty, device, recipe.seed + stage.step + 7919 * rank)
     alphas = new_scheduler().alphas_cumprod.to(device)
+    words_of, predict = compiled(text_encoder, device), compiled(unet, device)
     n = recipe.unet_batch
 
     def one_loss() -> tuple[Tensor, float]:
-        index = torch.from_numpy(next(order))
-        ids = tokens[index]
-        dropped = torch.rand(n, generator=generator) < CAPTION_DROPOUT
-        ids = torch.where(dropped[:, None], empty, ids).to(device)
-        # Stratified timesteps: one in each n-th of the range, so that no batch misses a noise level.
-        t = ((torch.arange(n) + torch.rand(n, generator=generator)) / n * len(alphas)).long()
-        t = t[torch.randperm(n, generator=generator)]
-        x, noise = latents[index].to(device), torch.randn(latents[index].shape, generator=generator).to(device)
-        t = t.to(device)
+        x, ids, noise = draw_captions(next(order))
+        t = (draw_captions.even(n) * len(alphas)).long()
         a = alphas[t][:, None, None, None]
         noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            words = text_encoder(ids).last_hidden_state
-            predicted = unet(noisy, t, words).sample
+            predicted = predict(noisy, t, words_of(ids).last_hidden_state).sample
         velocity = a.sqrt() * noise - (1 - a).sqrt() * x
         # The error of v weighs the implied clean latent by SNR + 1; capped, so that fine detail does not crowd out
         # what the picture shows and in which colour, which is decided where the SNR is far below 1.
@@ -439,8 +567,11 @@ def train_unet(
 # --- the whole -----------------------------------------------------------------------------------------------------
 
 
-def export(folder: Path, vae: Untyped, text_encoder: Untyped, unet: Untyped, tokenizer: Untyped) -> None:
-    """Write a diffusers folder in fp16, loadable by plain `StableDiffusionPipeline.from_pretrained`."""
+def export(
+    folder: Path, vae: Untyped, text_encoder: Untyped, unet: Untyped, tokenizer: Untyped, more: Sequence[str] = ()
+) -> None:
+    """Write a diffusers folder in fp16, loadable by plain `StableDiffusionPipeline.from_pretrained`; `more` words than
+    those of plain captions are known to the model."""
     from diffusers import StableDiffusionPipeline
 
     make: Untyped = StableDiffusionPipeline
@@ -459,7 +590,7 @@ def export(folder: Path, vae: Untyped, text_encoder: Untyped, unet: Untyped, tok
     # this line plain `from_pretrained` gives a text encoder that the UNet cannot read.
     config = folder / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-    write_notes(folder, pictures=False)
+    write_notes(folder, pictures=False, more=more)
 
 
 def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device: torch.device) -> None:
@@ -471,7 +602,7 @@ def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device
         if dist.is_initialized():
             dist.barrier()
 
-    scenes = training_scenes(recipe.scenes, recipe.seed)
+    scenes = training_scenes(recipe.scenes, recipe.seed, wide=recipe.wide)
     if rank == 0:
         render_all(scenes, recipe.size, out / "pictures.npy")
     wait_for_all()
@@ -483,17 +614,13 @@ def train(recipe: Recipe, out: Path, minutes: tuple[float, float, float], device
     encode_share(vae, pictures, out, device, rank, count)
     wait_for_all()
     latents = read_latents(vae, out, count)
-    tokenizer = build_tokenizer(out / f"tokenizer-{rank}")
-    length = tokenizer.model_max_length
-    rows = tokenizer([s.caption for s in scenes] + [""], padding="max_length", max_length=length, truncation=True)
-    tokens = torch.tensor(rows["input_ids"])
-    text_encoder, unet = train_unet(
-        recipe, latents, tokens[:-1], tokens[-1:], tokenizer, out, unet_minutes * 60, device, rank
-    )
+    tokenizer = new_tokenizer(recipe, out / f"tokenizer-{rank}")
+    tokens, empty = caption_tokens(recipe, scenes, tokenizer)
+    text_encoder, unet = train_unet(recipe, latents, tokens, empty, tokenizer, out, unet_minutes * 60, device, rank)
     polish_decoder(recipe, vae, pictures, out, decoder_minutes * 60, device, rank)
     if rank == 0:
         LOG.info(f"VAE round trip after polishing: {psnr(vae, pictures[:256], device):.2f} dB")
-        export(out / "model", vae, text_encoder, unet, tokenizer)
+        export(out / "model", vae, text_encoder, unet, tokenizer, more_words(recipe))
         (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
         LOG.info(f"wrote {out / 'model'}")
 
