@@ -168,8 +168,13 @@ def _elsewhere() -> list[str]:
     return made
 
 
+TEXTS: Final = ("Run", "Verified", "Was given", "Made with", "Backbone")
+"""Columns that hold words."""
+
+
 def _head(cells: Sequence[str]) -> str:
-    made = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in cells)
+    kinds = [' class="text"' if cell in TEXTS else "" for cell in cells]
+    made = "".join(f'<th scope="col"{kind}>{html.escape(cell)}</th>' for cell, kind in zip(cells, kinds, strict=True))
     return f"<thead><tr>{made}</tr></thead>"
 
 
