@@ -45,6 +45,11 @@ def text(scored) -> str:
     return page(run, tables, cases, title="A <b>title", against=True)
 
 
+def test_the_head_says_what_was_asked_and_whether_it_is_verified(scored, text: str) -> None:
+    board = scored[1][0][1]
+    assert f"hash {board.hash}. Not verified: `reinvert bench verify` has not been run." in text
+
+
 class Reader(HTMLParser):
     """The tags of a page with their attributes, and the text of each script."""
 

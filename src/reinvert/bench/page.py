@@ -73,11 +73,14 @@ def page(
         raise ReinvertError("there is no table to show: score the run first")
     data = page_data(run, tables, cases, megabytes=megabytes, against=against)
     modes = ", ".join(dict.fromkeys(table.mode for table, _ in tables))
-    first = tables[0][0]
+    first, board = tables[0]
     named = Path(run.data).name if run.data else "not told"  # a page is sent to others: no paths of this machine
     parts = {
         "title": html.escape(title),
-        "summary": html.escape(f"{len(data['cases'])} cases, {len(first.of())} rows, modes: {modes}. Data: {named}."),
+        "summary": html.escape(
+            f"{len(data['cases'])} cases, {len(first.of())} rows, modes: {modes}. Data: {named}, hash {board.hash}. "
+            f"{board.standing.said}"
+        ),
         "style": (FILES / "page.css").read_text(encoding="utf-8"),
         "success": judged.as_html(judged.first_grids(tables)),
         "static": static_table(first),
