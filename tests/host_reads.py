@@ -38,7 +38,7 @@ def on_device(value: Any) -> Any:
 
 
 class Watch(TorchFunctionMode):
-    """Notes what waits: `seen` counts by (what, "file:function")."""
+    """Notes what waits inside a walk: `seen` counts by (what, "file:function")."""
 
     def __init__(self) -> None:
         self.seen: Counter[tuple[str, str]] = Counter()
@@ -51,24 +51,29 @@ class Watch(TorchFunctionMode):
             self._note(name)
         if func in INDEXING and ours and _waits(args[1]):
             self._note("an index that is a list or a mask")
-        to = func is Tensor.to and (_is_place(args[1:]) or kwargs.get("device") is not None)
-        if func is Tensor.to and not ours and any(isinstance(arg, OnDevice) for arg in args[1:]):
+        moved = func is Tensor.to and not isinstance(args[0], OnDevice)
+        to = moved and (_is_place(args[1:]) or isinstance(kwargs.get("device"), torch.device))
+        if moved and (to or any(isinstance(arg, OnDevice) for arg in args[1:])):
             self._note("to")
-        given = kwargs.get("device") is not None and func is not Tensor.to
+        if func is Tensor.to and ours and (args[1:2] == ("cpu",) or kwargs.get("device") == "cpu"):
+            self._note("to the host")
+        # Who writes "cpu" means the host; a model's device is a `torch.device`.
+        given = isinstance(kwargs.get("device"), torch.device) and func is not Tensor.to
         if given and func in UPLOADS:
             self._note(name)
         out = func(*args, **kwargs)
         # What is made on a device, or moved to it, lies there.
-        return on_device(out) if given or (to and not ours) else out
+        return on_device(out) if given or to else out
 
     def _note(self, what: str) -> None:
         frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(PACKAGE)]
-        where = f"{Path(frames[-1].filename).relative_to(PACKAGE)}:{frames[-1].name}" if frames else "outside"
-        self.seen[what, where] += 1
+        places = [f"{Path(f.filename).relative_to(PACKAGE)}:{f.name}" for f in frames]
+        if "loop.py:walk" in places:  # in a step: what is done before a walk, or after it, holds up no step
+            self.seen[what, places[-1]] += 1
 
 
 def _is_place(args: tuple[Any, ...]) -> bool:
-    return any(isinstance(arg, torch.device | str) for arg in args)
+    return any(isinstance(arg, torch.device) for arg in args)
 
 
 def _waits(index: Any) -> bool:

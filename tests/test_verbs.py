@@ -301,3 +301,54 @@ def test_by_default_a_batch_fits_the_memory(tiny, monkeypatch) -> None:
         assert memory.at_once(tiny, (16, 16), rows, gradients) == expected
     monkeypatch.undo()
     assert (memory.free_memory(torch.device("cpu")) or 2**30) > 2**20
+
+
+class Small:
+    """Stands in for a device whose memory is enough for so many rows of the network at a time."""
+
+    def __init__(self, model, rows: int) -> None:
+        self.forward, self.rows, self.seen = model.unet.forward, rows, list[int]()
+
+    def __call__(self, sample, *args, **kwargs):
+        self.seen.append(len(sample))
+        if len(sample) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.forward(sample, *args, **kwargs)
+
+
+def test_a_batch_is_halved_where_the_memory_is_not_enough(tiny, monkeypatch) -> None:
+    pictures, run = (
+        [make_picture(seed) for seed in range(5)],
+        {"source": [SOURCE] * 5, "target": [TARGET] * 5, "steps": 2},
+    )
+    alone = [reinvert.edit(tiny, p, source=SOURCE, target=TARGET, steps=2).latents for p in pictures]
+    monkeypatch.setattr("reinvert.request._at_once", lambda *_: 8)
+    small, stages = Small(tiny, 3 * 2), list[str]()
+    monkeypatch.setattr(tiny.unet, "forward", small)
+    results = reinvert.edit(tiny, pictures, **run, watch=lambda step: stages.append(step.stage))
+    assert [gap(r.latents, one) < 1e-4 for r, one in zip(results, alone, strict=True)] == [True] * 5
+    assert small.seen[:2] == [5, 5]  # inverted together
+    assert small.seen.count(15) == 1  # edited together once, and never again
+    assert max(small.seen[4:]) == 6
+    assert stages[-1] == "editing, batch 3 of 3"
+    # a size that was asked for is kept
+    with pytest.raises(torch.OutOfMemoryError):
+        reinvert.edit(tiny, pictures, **run, batch_size=5)
+    # and one picture that does not fit is an error
+    monkeypatch.setattr(tiny.unet, "forward", Small(tiny, 0))
+    with pytest.raises(torch.OutOfMemoryError):
+        reinvert.edit(tiny, pictures, **run)
+
+
+def test_a_batch_that_went_through_is_followed_by_a_larger_one(tiny, monkeypatch) -> None:
+    pictures = [make_picture(seed) for seed in range(8)]
+    monkeypatch.setattr("reinvert.request._at_once", lambda *_: 1)
+    monkeypatch.setattr("reinvert.request.largest", lambda device, size: memory.largest(torch.device("cuda"), size))
+    small = Small(tiny, 3)
+    monkeypatch.setattr(tiny.unet, "forward", small)
+    path = reinvert.invert(tiny, pictures, [SOURCE] * 8, steps=1)
+    assert small.seen == [1, 2, 4, 2, 2, 1]  # 4 do not fit: 2 is the size from there on
+    monkeypatch.undo()
+    assert gap(path.path, reinvert.invert(tiny, pictures, [SOURCE] * 8, steps=1).path) < 1e-5
+    assert memory.largest(torch.device("cpu"), 3) == 3
+    assert memory.largest(torch.device("cuda"), 20) == 20

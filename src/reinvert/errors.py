@@ -71,3 +71,11 @@ class NonFiniteError(ReinvertError):
             "try --dtype float32 (or bfloat16), a lower --guidance, or more --steps"
         )
         self.index = index
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Out of memory is a class of its own on CUDA, and a plain RuntimeError on the CPU and on MPS."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reinvert.errors import ReinvertError
 from reinvert.level import Moment
-from reinvert.text import Conditioning, Side
+from reinvert.text import Conditioning, Side, rows_at
 
 Kind = Literal["self", "cross", "joint"]
 """Pictures among themselves, pictures reading text, or both in one softmax."""
@@ -183,15 +183,6 @@ class Chain(Hooks):
 
 def _nested(part: Hooks, inner: Attend) -> Attend:
     return lambda q, k, v, site: part.attend(q, k, v, site, inner)
-
-
-def rows_at(tensor: Tensor, index: Sequence[int]) -> Tensor:
-    """Some entries of the first axis: a view where they are neighbours. Indexing by a list would send the list to the
-    device and wait for it."""
-    first = index[0]
-    if list(index) == list(range(first, first + len(index))):
-        return tensor[first : first + len(index)]
-    return torch.stack([tensor[i] for i in index])
 
 
 def scales(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 from reinvert import registry
 from reinvert.backbones.base import Backbone
 from reinvert.backbones.lock import exclusive
-from reinvert.backbones.memory import at_once
+from reinvert.backbones.memory import Trial, at_once, free_cached, largest
 from reinvert.editors.base import Case, Editor, bind_all, cells
 from reinvert.editors.local_blend import LocalBlend
 from reinvert.editors.p2p import P2P
-from reinvert.errors import ReinvertError
+from reinvert.errors import ReinvertError, out_of_memory
 from reinvert.files import check_value, shown
 from reinvert.files.door import Says, Seed, whole_text
 from reinvert.hooks import Hooks
@@ -34,6 +34,7 @@ from reinvert.result import Result
 from reinvert.trajectory import Trajectory
 
 Watch = Callable[[Progress], None]
+T = TypeVar("T")
 EditorLike = str | Editor | Sequence["str | Editor"]
 
 _Text = Annotated[str, AfterValidator(whole_text)]
@@ -87,6 +88,8 @@ class Request:
     masks: Tensor | None = None
     own: tuple[Mapping[str, Any], ...] = ()
     watch: Watch | None = None
+    largest: int = 0
+    """Where `batch_size` is only a first guess: how far a larger one is tried. 0: it is what was asked for."""
 
     @classmethod
     @exclusive
@@ -172,18 +175,19 @@ class Request:
         methods = editors if trajectory is not None else (method, *editors)
         size = batch_size or _at_once(model, latents, 1 + len(targets), methods)
         return cls(
-            model, given, sources, targets, method, editors, steps, guidance, seed, size, single, masks, own, watch
-        )
+            model, given, sources, targets, method, editors, steps, guidance, seed, size, single, masks, own, watch,
+            0 if batch_size else largest(model.device, size),
+        )  # fmt: skip
 
     def trajectory(self) -> Trajectory:
         """All cases, inverted."""
-        return Trajectory.join([self._inverted(part, watch) for part, watch in self._parts()])
+        return Trajectory.join(list(self._in_batches(self._inverted)))
 
     def results(self) -> list[Result]:
         """Every case rendered to its targets. The counts and the seconds of each are those of all together."""
         stage = "editing" if self.targets else "reconstructing"
-        results: list[Result] = []
-        for part, watch in self._parts():
+
+        def rendered(part: slice, watch: Watch | None) -> list[Result]:
             path, targets, own = self._inverted(part, watch), tuple(b[part] for b in self.targets), self.own[part]
             masks, hooks = None if self.masks is None else self.masks[part], Hooks()
             if self.editors:
@@ -194,21 +198,31 @@ class Request:
                 if watch is not None:
                     watch(Progress(stage, moment.index + 1, moment.steps, x, moment))
             fits = self.given.fits[part] if isinstance(self.given, Prepared) else None
-            results += self._rendered(x, targets, self._settings(path, targets, own), fits)
-        return results
+            return list(self._rendered(x, targets, self._settings(path, targets, own), fits))
 
-    def _parts(self) -> Iterator[tuple[slice, Watch | None]]:
-        """The cases of each batch, and who watches it: of several batches each says which one it is."""
-        cases, size = len(self.sources), self.batch_size
-        batches = -(-cases // size)
+        return [result for batch in self._in_batches(rendered) for result in batch]
 
-        def seen(number: int, watch: Watch | None = self.watch) -> Watch | None:
-            if watch is None or batches == 1:
-                return watch
-            return lambda step: watch(replace(step, stage=f"{step.stage}, batch {number + 1} of {batches}"))
-
-        for number in range(batches):
-            yield slice(number * size, min(cases, (number + 1) * size)), seen(number)
+    def _in_batches(self, work: Callable[[slice, Watch | None], T]) -> Iterator[T]:
+        """The work on all cases, batch by batch. Where nobody chose the size it is found by trial: after a batch for
+        which the memory is not enough come halves of it, after one that went through a larger one."""
+        cases, done, number = len(self.sources), 0, 0
+        trial = Trial(self.batch_size, self.largest)
+        while done < cases:
+            size = min(trial.size, cases - done)
+            batches = number + -(-(cases - done) // trial.size)
+            try:
+                result = work(slice(done, done + size), _numbered(self.watch, number, batches))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or not trial.halve(size):
+                    raise
+                result = None
+            # Outside of the `except`, whose error holds on to all that the failed batch had allocated.
+            if result is None:
+                free_cached(self.model.device)
+                continue
+            yield result
+            done, number = done + size, number + 1
+            trial.double(size)
 
     def _inverted(self, part: slice, watch: Watch | None) -> Trajectory:
         """Some cases' trajectory: what was given, or computed now."""
@@ -265,6 +279,13 @@ class Request:
             }
             fit = None if fits is None else fits[i]
             yield Result(tuple(rest) if targets else (first,), first, x[:, i].cpu(), 0, 0, 0.0, own, fit)
+
+
+def _numbered(watch: Watch | None, number: int, batches: int) -> Watch | None:
+    """Who watches one of several batches is told which one it is."""
+    if watch is None or batches == 1:
+        return watch
+    return lambda step: watch(replace(step, stage=f"{step.stage}, batch {number + 1} of {batches}"))
 
 
 def _check_model(model: Any) -> None:

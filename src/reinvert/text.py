@@ -22,6 +22,15 @@ class Side(IntEnum):
     TEXT = 1
 
 
+def rows_at(tensor: Tensor, index: Sequence[int]) -> Tensor:
+    """Some entries of the first axis: a view where they are neighbours. Indexing by a list would send the list to the
+    device and wait for it."""
+    first = index[0]
+    if list(index) == list(range(first, first + len(index))):
+        return tensor[first : first + len(index)]
+    return torch.stack([tensor[i] for i in index])
+
+
 @dataclass(frozen=True)
 class Text:
     """Encoded prompts. Their leading axes may be any: [prompt], [case], [branch, case], [step, case], [row, case].
@@ -41,6 +50,10 @@ class Text:
     def __getitem__(self, index: Any) -> Text:
         """By the leading axes."""
         return self.map(lambda tensor: tensor[index])
+
+    def at(self, index: Sequence[int]) -> Text:
+        """Some entries of the first axis, without sending the list to the device as indexing by it would."""
+        return self.map(lambda tensor: rows_at(tensor, index))
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -13,12 +13,30 @@ from test_method_laws import CHEAP, GIVEN, UNET
 
 from reinvert import loop, registry
 from reinvert.backbones.loading import families
+from reinvert.errors import NonFiniteError
 from reinvert.inversions.base import Source
+from reinvert.level import Level, Moment
+from reinvert.loop import Finite, State
 from reinvert.verbs import prepared_edit
 
 FEW, MORE = 4, 6
 """Steps of two walks: what the longer one does more often is done in its steps."""
-LEFT: dict[tuple[str, str, str], str] = {}
+STOPS = "whether a case has learned enough decides what is computed next"
+LEFT = {
+    ("null_text", "tolist", "inversions/null_text.py:descend"): STOPS,
+    ("text_embedding", "tolist", "inversions/null_text.py:descend"): STOPS,
+    ("style_diffusion", "tolist", "inversions/null_text.py:descend"): STOPS,
+    (
+        "style_diffusion",
+        "cpu",
+        "inversions/style_diffusion.py:<lambda>",
+    ): "the maps of all steps are too large for the device",
+    (
+        "style_diffusion",
+        "to",
+        "inversions/style_diffusion.py:_add",
+    ): "and come back from the host, one step's at a time",
+}
 """(method, what, where): what is left in a step, and why."""
 FLUX = families()["flux"].tiny()
 USED = {"stable_diffusion": UNET, "flux": FLUX}
@@ -68,7 +86,7 @@ def test_a_step_waits_for_nothing_but_what_is_listed(family: str, group: registr
     def edit(steps: int) -> None:
         editor = method("editors", name)
         by = "none" if editor.draws_start else "direct"
-        by = "kv_inv" if name == "kv_edit" else by
+        by = {"kv_edit": "kv_inv", "dna_edit": "dna"}.get(name, by)
         made = method("inversions", by).invert(source(model, steps))
         mask = None
         if editor.needs_mask or name == "masactrl":
@@ -81,3 +99,27 @@ def test_a_step_waits_for_nothing_but_what_is_listed(family: str, group: registr
     found = waits(invert if group == "inversions" else edit)
     left = {key for key in found if (name, *key) not in LEFT}
     assert not left
+
+
+def test_what_is_listed_is_still_there() -> None:
+    """The list names nothing that is gone."""
+    names = {name for group in ("inversions", "editors") for name in registry.names(group)}
+    assert {method for method, _, _ in LEFT} <= names
+
+
+@pytest.mark.parametrize("bad", [2, 9, 13, 24])
+def test_the_first_bad_step_is_named_however_late_it_is_read(bad: int) -> None:
+    level, finite = Level(0.5, 0.5), Finite("a walk", 10)
+    checked: list[int] = []
+
+    def step(index: int) -> None:
+        x = torch.zeros(2, 1, 3, 4, 4)
+        if index >= bad:
+            x[1, 0, 0, 0, 0] = float("nan")
+        checked.append(index)
+        finite.check(State((torch.zeros_like(x), x)), Moment(index, 25, 1, 0, level, level))
+
+    with pytest.raises(NonFiniteError, match=f"step {bad + 1} of 25 of a walk") as caught:
+        list(map(step, range(25)))
+    assert caught.value.index == bad
+    assert checked[-1] == min(24, bad // 10 * 10 + 9)

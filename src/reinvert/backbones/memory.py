@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -24,6 +25,38 @@ def at_once(model: Any, latent: tuple[int, int], rows: int, gradients: bool) -> 
     size = torch.finfo(model.dtype).bits // 8
     one = LAYERS * latent[0] * latent[1] * _width(model) * size * rows * (GRADIENTS if gradients else 1)
     return max(1, min(MOST, free // 2 // one))
+
+
+def largest(device: torch.device, size: int) -> int:
+    """How far batches may grow from a first guess. On the CPU not at all: a system that is out of memory ends the
+    program instead of refusing it more."""
+    return size if device.type == "cpu" else max(size, MOST)
+
+
+@dataclass
+class Trial:
+    """A batch size that is found by trial, up to `most`; with `most` 0 it is fixed."""
+
+    size: int
+    most: int
+
+    def double(self, size: int) -> None:
+        """A batch of `size` went through: a larger one may follow."""
+        if size == self.size:
+            self.size = max(size, min(2 * size, self.most))
+
+    def halve(self, size: int) -> bool:
+        """For a batch of `size` the memory was not enough; False if there is nothing smaller to try."""
+        if self.most == 0 or size == 1:
+            return False
+        self.size = self.most = size // 2
+        return True
+
+
+def free_cached(device: torch.device) -> None:
+    """Give back what torch keeps of an accelerator's memory, which lies in pieces of a failed batch's sizes."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def free_memory(device: torch.device) -> int | None:

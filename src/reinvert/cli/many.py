@@ -132,7 +132,8 @@ def _check_methods(args: argparse.Namespace, items: Sequence[Item]) -> None:
 
 def _reason(error: Exception) -> str:
     """One sentence for what ends one picture; a mistake of the program's own ends the run."""
-    from reinvert.cli.program import NO_MEMORY, out_of_memory
+    from reinvert.cli.program import NO_MEMORY
+    from reinvert.errors import out_of_memory
 
     if isinstance(error, ReinvertError):
         return str(error)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from reinvert import __version__
 from reinvert.cli.terminal import say
-from reinvert.errors import ReinvertError, ReinvertWarning, meant
+from reinvert.errors import ReinvertError, ReinvertWarning, meant, out_of_memory
 from reinvert.files import shown
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -192,14 +192,6 @@ def _short(sentence: str, given: Sequence[str]) -> str:
 def _refuse(sentence: str, status: int = BAD_INPUT) -> int:
     say(f"reinvert: {sentence}", error=True)
     return status
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Out of memory is a class of its own on CUDA, and a plain RuntimeError on the CPU and on MPS."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(
-        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
 
 
 def _shower() -> Callable[..., None]:

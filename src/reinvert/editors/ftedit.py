@@ -21,7 +21,7 @@ from torch import Tensor
 from reinvert.backbones.base import Backbone
 from reinvert.editors.attention import of_source
 from reinvert.editors.base import Case, Editor
-from reinvert.hooks import Attend, Hooks, Kind, Site, sdpa
+from reinvert.hooks import Attend, Hooks, Kind, Site, rows_at, sdpa
 from reinvert.inversions.base import check_share
 from reinvert.level import Moment
 from reinvert.text import Side
@@ -92,8 +92,8 @@ class _FTEditHooks(Hooks):
     def _kept_words(self, heads: Tensor, site: Site) -> Tensor:
         """Heads [branch, case, head, token, dim] whose targets have the source's for the words that they kept."""
         targets = [branch - 1 for branch in site.branches[1:]]
-        given, own = self.given[targets].to(heads)[:, :, None], self.own[targets].to(heads)[:, :, None, :, None]
+        given, own = (rows_at(table, targets).to(heads)[:, :, None] for table in (self.given, self.own))
         text = heads[..., site.text, :]
         out = heads.clone()
-        out[1:, ..., site.text, :] = given.transpose(-1, -2) @ text[:1] + own * text[1:]
+        out[1:, ..., site.text, :] = given.transpose(-1, -2) @ text[:1] + own[..., None] * text[1:]
         return out

@@ -78,16 +78,17 @@ class P2P(Editor):
             d.append(torch.stack([m.D for m in made], dim=1))
         device = case.model.device
         return _P2PHooks(
-            torch.stack(p, dim=1).to(device), torch.stack(d, dim=1).to(device),
-            range(*self_window(steps, self.self_attention)), self.self_grid,
+            torch.stack(p, dim=1), torch.stack(d, dim=1), range(*self_window(steps, self.self_attention)),
+            self.self_grid, device,
         )  # fmt: skip
 
 
 class _P2PHooks(Hooks):
     """P is [step, target, case, token, token], D [step, target, case, token]."""
 
-    def __init__(self, p: Tensor, d: Tensor, self_steps: range, self_grid: float) -> None:
-        self.p, self.d, self.self_steps, self.self_grid = p, d, self_steps, self_grid
+    def __init__(self, p: Tensor, d: Tensor, self_steps: range, self_grid: float, device: torch.device) -> None:
+        self.p, self.d, self.self_steps, self.self_grid = p.to(device), d.to(device), self_steps, self_grid
+        # Asked of the host's tensors: the device is not waited for.
         self.edits = [bool(m.any()) for m in p]
         self.keeps = [bool(m.any()) for m in d]
         self.unedited = [not e and bool((m == 1).all()) for e, m in zip(self.edits, d, strict=True)]

@@ -156,7 +156,8 @@ class _Distance(Hooks):
     """Adds up how far the maps are from the source's, layer by layer; nothing but the sum is kept."""
 
     def __init__(self, maps: _Maps) -> None:
-        self.maps, self.total = maps, torch.zeros(())
+        self.maps = maps
+        self.total = next((map_.new_zeros(()) for map_ in maps.by_layer.values()), torch.zeros(()))
 
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return kind == "cross"
@@ -164,7 +165,7 @@ class _Distance(Hooks):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
         apart = probabilities(q, k) - self.maps.by_layer[site.layer.name]
         # Two rows, one per side, and the heads are what the published loss is averaged over.
-        self.total = self.total.to(apart.device) + apart.square().sum() / (2 * q.shape[2])
+        self.total = self.total + apart.square().sum() / (2 * q.shape[2])
         return inner(q, k, v, site)
 
 

@@ -21,7 +21,7 @@ from reinvert.backbones.base import Tally
 from reinvert.inversions.base import Inversion, Inverting, Progress, Source, climb
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, walk
-from reinvert.text import Side, Text, combine
+from reinvert.text import Side, Text, combine, rows_at
 from reinvert.trajectory import source_conditioning
 
 LIFT = 2.0**14
@@ -126,10 +126,12 @@ class _Fit:
         phis = [phi.clone().requires_grad_() for phi in self.phi.tokens]
 
         def losses(active: list[int]) -> Tensor:
-            said = replace(self.phi[active], tokens=torch.stack([phis[i] for i in active]))
-            answer = self._guided(predict.plain(x[active], said, moment), None if known is None else known[active])
-            reached = predict.model.split(x[active], answer, moment).at(moment.next_level)
-            return (reached - goal[active]).square().flatten(1).mean(1)
+            said = replace(self.phi.at(active), tokens=torch.stack([phis[i] for i in active]))
+            answer = self._guided(
+                predict.plain(rows_at(x, active), said, moment), None if known is None else rows_at(known, active)
+            )
+            reached = predict.model.split(rows_at(x, active), answer, moment).at(moment.next_level)
+            return (reached - rows_at(goal, active)).square().flatten(1).mean(1)
 
         descend(
             [[phi] for phi in phis],

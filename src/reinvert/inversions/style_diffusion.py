@@ -31,7 +31,7 @@ from reinvert.inversions.null_text import descend
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, walk
 from reinvert.precision import around
-from reinvert.text import Conditioning, Side, Text
+from reinvert.text import Conditioning, Side, Text, rows_at
 from reinvert.trajectory import Kept, Trajectory, source_conditioning
 
 Network = Mapping[str, Tensor]
@@ -202,17 +202,17 @@ class _Fit:
 
     def _modulation(self, networks: list[Network], cases: list[int]) -> tuple[Tensor, Tensor]:
         stacked = {name: torch.stack([networks[i][name] for i in cases]) for name in networks[0]}
-        return modulation(stacked, self.features[cases])
+        return modulation(stacked, rows_at(self.features, cases))
 
     def _text(
         self, x: Tensor, predict: Predictor, modulation: tuple[Tensor, Tensor], cases: list[int], moment: Moment,
         watching: Hooks | None,
     ) -> Tensor:  # fmt: skip
         """The model's answer to some cases, whose values are modulated; gradients are kept."""
-        plain = predict.conditioning.side(Side.TEXT, 0, moment.index)[cases]
+        plain = predict.conditioning.side(Side.TEXT, 0, moment.index).at(cases)
         text = replace(plain, values=plain.tokens * modulation[0] + modulation[1])
         call = None if watching is None else Call((Row(Side.TEXT, 0),), {}, moment, watching)
-        return predict.model.answer(x[cases][None], text[None], moment.ask, call)[0]
+        return predict.model.answer(rows_at(x, cases)[None], text[None], moment.ask, call)[0]
 
     def _guided(self, text: Tensor, null: Tensor | None) -> Tensor:
         return text if null is None else null + self.guidance * (text - null)
@@ -225,11 +225,11 @@ class _Fit:
         ]
 
         def losses(active: list[int]) -> Tensor:
-            distance = _Distance(method.grid, [layer[active] for layer in maps]) if maps else None
+            distance = _Distance(method.grid, [rows_at(layer, active) for layer in maps]) if maps else None
             text = self._text(x, predict, self._modulation(leaves, active), active, moment, distance)
-            answer = self._guided(text, None if null is None else null[active])
-            reached = predict.model.split(x[active], answer, moment).at(moment.next_level)
-            loss = (reached - goal[active]).square().flatten(1).mean(1)
+            answer = self._guided(text, None if null is None else rows_at(null, active))
+            reached = predict.model.split(rows_at(x, active), answer, moment).at(moment.next_level)
+            loss = (reached - rows_at(goal, active)).square().flatten(1).mean(1)
             return loss if distance is None else loss + method.attention * distance.total
 
         descend(
