@@ -120,6 +120,12 @@ def test_the_command_writes_recipe_and_report(recipe: str, tmp_path: Path, capsy
     assert "within the budget" in capsys.readouterr().err
 
 
+def test_a_share_is_no_whole_number(recipe: str, tmp_path: Path) -> None:
+    ranges = tuple(map(read_range, ("steps=1:3", "p2p.cross=0:1")))
+    made = replace(search(recipe, tmp_path, 1), ranges=ranges)
+    assert [one.whole for one in made.ranges] == [True, False]
+
+
 def test_data_that_does_not_know_its_answer_is_refused(recipe: str, tmp_path: Path) -> None:
     data = open_data("picturebook:v1?size=32")
     unknown = replace(data, cases=tuple(replace(case, open_attributes=None) for case in data.cases[:2]))

@@ -123,6 +123,12 @@ def value_of(recipe: Recipe, name: str) -> Any:
     return given.get(argument, known[argument])
 
 
+def _as_its_argument(recipe: Recipe, one: Range) -> Range:
+    """A range of whole numbers is one of any, where the argument is no whole number: a share is 0 to 1."""
+    value = value_of(recipe, one.name)
+    return replace(one, whole=one.whole and isinstance(value, int) and not isinstance(value, bool))
+
+
 @dataclass(frozen=True)
 class Trial:
     """One trial. `values` are the arguments; `cut` says why it has no value of its own."""
@@ -165,6 +171,7 @@ class Search:
         if self.recipe.trained:
             raise ReinvertError(f"{self.recipe.name} is a trained editor: it has nothing to be searched")
         check_ranges(self.recipe, self.ranges)
+        object.__setattr__(self, "ranges", tuple(_as_its_argument(self.recipe, one) for one in self.ranges))
         object.__setattr__(self, "cases", tuple(usable[: self.limit]))
 
     @property
@@ -219,7 +226,7 @@ class Search:
         if before is None:
             study.set_user_attr("about", about)
             own = {one.name: value for one in self.ranges if (value := self._own(one)) is not None}
-            study.enqueue_trial(own)  # the first trial is the recipe as it is
+            study.enqueue_trial(own)  # the recipe itself is tried first, as far as it lies in the ranges
         return optuna, study
 
     def _own(self, one: Range) -> Any:
@@ -332,7 +339,7 @@ def report(search: Search, trials: Sequence[Trial]) -> str:
         "",
         *_table(search, front(trials)),
         "",
-        "Every trial (the first is the recipe as it is):",
+        "Every trial; the first has the recipe's own values where they lie in the ranges:",
         "",
         *_table(search, trials),
         "",
