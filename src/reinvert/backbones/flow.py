@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -20,12 +20,13 @@ from torch import Tensor
 
 from reinvert.backbones.attention import ruled
 from reinvert.backbones.base import Fingerprint, Tally, Usual, World
+from reinvert.backbones.compiling import Compile, Compiled, room
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.joint import CarriedJoint, joint_layers, ruled_joint
 from reinvert.backbones.lock import ModelLock
 from reinvert.backbones.placement import Stage
 from reinvert.errors import ReinvertError
-from reinvert.hooks import Call, Layer, scales
+from reinvert.hooks import Call, Kind, Layer, scales
 from reinvert.level import Level, Moment, Split, Time
 from reinvert.noise import channels_last
 from reinvert.precision import around
@@ -41,6 +42,7 @@ class FlowTransformer:
 
     null_side = True
     flow = True
+    kinds: frozenset[Kind]
     world: World | None = None
 
     def __init__(
@@ -78,6 +80,10 @@ class FlowTransformer:
         self.image_size = side
         self.latent_shape = (int(vae.config.latent_channels), side // self.factor, side // self.factor)
         self._layers = joint_layers(transformer)
+        self._processors = {layer: ruled_joint(transformer)(layer) for layer in self._layers}
+        self._features: Collection[str] = ()
+        self._compiled: Compiled | None = None
+        self._running: Any = transformer
         self._picture_first = picture_first
         self._attending = False
         self._call: Call | None = None
@@ -151,24 +157,36 @@ class FlowTransformer:
         self.tally.forwards += len(flat)
         tokens = text.tokens.flatten(0, 1).to(self.dtype)
         carried: dict[str, Any] = {}
-        if self._attending and call is not None:
+        ruled = call is not None and (
+            bool(self._features) or any(call.hooks.touches(k, call.moment) for k in self.kinds)
+        )
+        compiled = self._compiled
+        self._running = self.transformer if compiled is None else compiled.running(self.transformer, ruled=ruled)
+        if self._running is self.transformer and self._attending and call is not None:
             h, w = x.shape[-2:]
             seen = CarriedJoint(call, (h, w), (h // self.patch, w // self.patch), tokens.shape[1], self._picture_first)
             carried = {"reinvert": seen}
         scale = scales(guidance or (1.0,) * len(x), x.device, around(self.dtype))
         self._call = call
         try:
-            out = self._velocity(
-                flat.to(self.dtype),
-                tokens,
-                text.pooled.flatten(0, 1).to(self.dtype),
-                time,
-                scale.repeat_interleave(cases),
-                carried,
-            )
+            with nullcontext() if compiled is None else room():
+                out = self._velocity(
+                    flat.to(self.dtype),
+                    tokens,
+                    text.pooled.flatten(0, 1).to(self.dtype),
+                    time,
+                    scale.repeat_interleave(cases),
+                    carried,
+                )
         finally:
             self._call = None
         return out.to(x.dtype).unflatten(0, x.shape[:2])
+
+    def compile(self, mode: Compile, backend: str = "inductor") -> None:
+        """Compile the network, as `backbones.compiling` describes; its attention processors are there to stay."""
+        for layer in self._layers:
+            self.transformer.get_submodule(layer.name).set_processor(self._processors[layer])
+        self._compiled = Compiled(self.transformer, mode, backend)
 
     def _velocity(
         self, x: Tensor, tokens: Tensor, pooled: Tensor, time: Time, guidance: Tensor, carried: dict[str, Any]
@@ -186,12 +204,12 @@ class FlowTransformer:
         """See `Backbone.attending`."""
         if self._attending:
             raise RuntimeError("this model is already being walked; finish or close the other walk first")
-        with ruled(self.transformer, self._layers, features, lambda: self._call, ruled_joint(self.transformer)):
-            self._attending = True
+        with ruled(self.transformer, self._layers, features, lambda: self._call, self._processors.__getitem__):
+            self._attending, self._features = True, features
             try:
                 yield
             finally:
-                self._attending = False
+                self._attending, self._features = False, ()
 
     def layers(self) -> tuple[Layer, ...]:
         return self._layers

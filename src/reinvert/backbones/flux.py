@@ -111,7 +111,7 @@ class Flux(FlowTransformer):
     ) -> Tensor:
         """The network multiplies time and guidance by 1000 itself."""
         h, w = x.shape[-2:]
-        out = self.transformer(
+        out = self._running(
             hidden_states=self.pack(x),
             encoder_hidden_states=tokens,
             pooled_projections=pooled,

@@ -18,6 +18,7 @@ import torch
 
 from reinvert.backbones.additions import add_lora, check_vae, folder_digest
 from reinvert.backbones.base import Backbone, Family, Looks, World
+from reinvert.backbones.compiling import check_compile
 from reinvert.backbones.families import class_of, component_folders, families, family_of
 from reinvert.backbones.lock import Busy, check_busy
 from reinvert.backbones.pipeline import from_pipeline, is_pipeline
@@ -41,6 +42,7 @@ def load(
     offload: bool | None = None,
     weights: Weights = "auto",
     tile_vae: bool = False,
+    compile: str = "off",
     busy: Busy = "wait",
 ) -> Backbone:
     """Load a model.
@@ -60,6 +62,9 @@ def load(
     denoiser and of T5 in 8 bits; both are chosen with a warning where the model would not fit otherwise (False and
     "full" never). `tile_vae` encodes and decodes pictures that are larger than usual in tiles.
 
+    `compile` "blocks" compiles the parts of the network that no editor reaches, "whole" besides the network as one
+    graph, where no editor has a say: the first picture of a size waits for it, later ones gain by it.
+
     Edits on one model from several threads wait for each other; with `busy`
     "raise", one that would have to wait raises `BusyError`. Raises `ReinvertError` with one sentence for anything that
     is missing.
@@ -77,11 +82,14 @@ def load(
             offload=offload,
             weights=weights,
             tile_vae=tile_vae,
+            compile=compile,
         )
         check_inputs(model, str(name))
     else:
         if lora or vae is not None or tokenizer is not None:
             raise ReinvertError("a loaded pipeline keeps its own LoRA, VAE and tokenizer: load them into the pipeline")
+        if compile != "off":
+            raise ReinvertError("a loaded pipeline keeps its network as it is: compile it yourself, or load by name")
         if offload is not None or weights != "auto" or tile_vae:
             raise ReinvertError(
                 "a loaded pipeline keeps its place in memory: use its own enable_model_cpu_offload, enable_vae_tiling"
@@ -116,6 +124,7 @@ def open_model(
     offload: bool | None = None,
     weights: Weights = "auto",
     tile_vae: bool = False,
+    compile: str = "off",
 ) -> Backbone:
     """`load` without asking whether the network takes latents alone: trained editors have networks that take more."""
     loras = loras_of(lora)
@@ -123,6 +132,7 @@ def open_model(
         raise ReinvertError(f"{vae} is no VAE in diffusers format: give the folder that holds its config.json")
     where, shown = pick_device(device), str(name)
     stored = check_weights(weights, where)
+    mode = check_compile(compile, where)
     place = _place(shown, revision)
     with _quiet():
         if place.is_file():
@@ -167,6 +177,12 @@ def open_model(
     try:
         model = family.open(parts | options, scheduler, shown)
         model.additions = additions
+        if mode != "off":
+            if placed.offload or placed.fp8:
+                raise ReinvertError("--compile wants whole weights on one device; add --no-offload --weights full")
+            if not hasattr(model, "compile"):
+                raise ReinvertError(f"{family.title} models know no --compile")
+            cast(Any, model).compile(mode)
         if placed.offload or placed.fp8:
             if not isinstance(getattr(model, "stage", None), Stage):
                 raise ReinvertError(f"{family.title} models know no --offload and no --weights fp8")

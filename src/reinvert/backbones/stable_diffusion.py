@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, cast
 
@@ -21,8 +21,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from reinvert.backbones.attention import Carried, attention_layers, ruled
+from reinvert.backbones.attention import Carried, RuledAttention, attention_layers, ruled
 from reinvert.backbones.base import Family, Fingerprint, Tally, World
+from reinvert.backbones.compiling import Compile, Compiled, room
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.lock import ModelLock
 from reinvert.backbones.placement import Stage
@@ -83,6 +84,9 @@ class StableDiffusion:
         self.image_size: int = side * self.factor
         self.latent_shape: tuple[int, int, int] = (unet.config.in_channels, side, side)
         self._layers = attention_layers(unet)
+        self._processors = {layer: RuledAttention(layer) for layer in self._layers}
+        self._features: Collection[str] = ()
+        self._compiled: Compiled | None = None
         self._attending = False
         self._call: Call | None = None
 
@@ -153,22 +157,34 @@ class StableDiffusion:
         flat = x.flatten(0, 1)
         self.tally.forwards += len(flat)
         values = None if text.values is None else text.values.flatten(0, 1).to(self.dtype)
+        ruled = call is not None and (
+            bool(self._features) or any(call.hooks.touches(k, call.moment) for k in self.kinds)
+        )
+        compiled = self._compiled
+        network = self.unet if compiled is None else compiled.running(self.unet, ruled=ruled or values is not None)
         carried: dict[str, Any] = {}
-        if self._attending and (call is not None or values is not None):
+        if network is self.unet and self._attending and (call is not None or values is not None):
             carried = {"reinvert": Carried(call, (x.shape[-2], x.shape[-1]), values)}
         self._call = call
         try:
-            out = self.unet(
-                flat.to(self.dtype),
-                torch.full((len(flat),), max(int(time), 0), device=x.device),
-                encoder_hidden_states=text.tokens.flatten(0, 1).to(self.dtype),
-                cross_attention_kwargs=carried,
-                **self.conditions(flat, text),
-                return_dict=False,
-            )[0]
+            with nullcontext() if compiled is None else room():
+                out = network(
+                    flat.to(self.dtype),
+                    torch.full((len(flat),), max(int(time), 0), device=x.device),
+                    encoder_hidden_states=text.tokens.flatten(0, 1).to(self.dtype),
+                    cross_attention_kwargs=carried,
+                    **self.conditions(flat, text),
+                    return_dict=False,
+                )[0]
         finally:
             self._call = None
         return out.to(x.dtype).unflatten(0, x.shape[:2])
+
+    def compile(self, mode: Compile, backend: str = "inductor") -> None:
+        """Compile the network, as `backbones.compiling` describes; its attention processors are there to stay."""
+        for layer in self._layers:
+            self.unet.get_submodule(layer.name).set_processor(self._processors[layer])
+        self._compiled = Compiled(self.unet, mode, backend)
 
     def conditions(self, x: Tensor, text: Text) -> dict[str, Any]:
         """Arguments that the UNet is given beside latents [n, channel, h, w] and words."""
@@ -193,12 +209,12 @@ class StableDiffusion:
         """See `Backbone.attending`."""
         if self._attending:
             raise RuntimeError("this model is already being walked; finish or close the other walk first")
-        with ruled(self.unet, self._layers, features, lambda: self._call):
-            self._attending = True
+        with ruled(self.unet, self._layers, features, lambda: self._call, self._processors.__getitem__):
+            self._attending, self._features = True, features
             try:
                 yield
             finally:
-                self._attending = False
+                self._attending, self._features = False, ()
 
     def layers(self) -> tuple[Layer, ...]:
         return self._layers

@@ -89,7 +89,7 @@ class StableDiffusion3(FlowTransformer):
         self, x: Tensor, tokens: Tensor, pooled: Tensor, time: Time, guidance: Tensor, carried: dict[str, Any]
     ) -> Tensor:
         """The network is told the time as it is, 1000 sigma; a guidance scale is no input of it."""
-        return self.transformer(
+        return self._running(
             hidden_states=x,
             encoder_hidden_states=tokens,
             pooled_projections=pooled,

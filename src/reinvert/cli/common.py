@@ -57,6 +57,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="keep weights as they are or in 8 bits [full; fp8 where it would not fit]",
     )
     parser.add_argument("--tile-vae", action="store_true", help="encode and decode large pictures in tiles")
+    parser.add_argument(
+        "--compile",
+        choices=("off", "blocks", "whole"),
+        default="off",
+        help="compile the network: the first picture waits for it, many of one size gain by it [off]",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
     parser.add_argument("--dtype", default="auto", help="auto, float64, float32, bfloat16 or float16 [auto]")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -204,6 +210,7 @@ def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone
             offload=args.offload,
             weights=args.weights,
             tile_vae=args.tile_vae,
+            compile=args.compile,
         )
     return model
 
