@@ -62,6 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--recipe", metavar="NAME", help="a row of the comparison, or FILE.toml; see reinvert methods --recipes"
     )
     parser.add_argument(
+        "--preset", metavar="NAME", help="auto or fast: the recipe found best for the kind of edit that the prompts ask"
+    )
+    parser.add_argument(
         "--blend",
         nargs=2,
         type=text,

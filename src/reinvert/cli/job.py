@@ -12,7 +12,7 @@ from PIL import Image
 
 from reinvert import registry
 from reinvert.cli.common import Given, open_given
-from reinvert.cli.recipe import settle
+from reinvert.cli.recipe import settle, settle_preset
 from reinvert.differences import pasted
 from reinvert.errors import ReinvertError
 from reinvert.image import open_mask
@@ -99,12 +99,15 @@ class Job:
             "forwards": result.forwards,
             "backwards": result.backwards,
             **({} if self.recipe is None else {"recipe": self.recipe.name}),
+            **({} if args.preset is None else {"preset": args.preset}),
             **provenance(args.command_line),
         }
 
 
 def open_job(args: argparse.Namespace) -> Job:
     """Check and open everything that is given."""
+    if args.preset is not None:
+        settle_preset(args)
     recipe = None if args.recipe is None else settle(args)
     if not args.target:
         raise ReinvertError('say what the picture is to show: --target "a dog sitting on a bench"')

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from reinvert import recipes
+from reinvert import presets, recipes
+from reinvert.cli.common import DEFAULT_MODEL
 from reinvert.errors import ReinvertError
 from reinvert.recipes import Recipe
 
@@ -30,6 +31,24 @@ def settle(args: argparse.Namespace) -> Recipe:
     blended = args.blend is not None
     args.editor = "+".join(name for name in recipe.editors if name != "local_blend" or blended or args.mask)
     return recipe
+
+
+def settle_preset(args: argparse.Namespace) -> None:
+    """Put the recipe that a preset chooses for the two prompts, its steps and guidance where nothing was typed."""
+    for name in ("recipe", "inversion", "editor", "compare"):
+        if getattr(args, name) is not None:
+            raise ReinvertError(f"a preset chooses the methods; leave --{name} or --preset out")
+    if args.image.lower().endswith(".safetensors"):
+        raise ReinvertError("a preset chooses the inversion too; give it the picture, not its trajectory")
+    if not args.source or not args.target:
+        raise ReinvertError("a preset reads the kind of edit from two prompts; add --source and --target")
+    found = {presets.choose(args.preset, args.source, target) for target in args.target}
+    if len({one.recipe for one in found}) > 1:
+        raise ReinvertError("these targets are edits of several kinds, with a recipe each; edit them one by one")
+    chosen = min(found, key=lambda one: one.kind)
+    args.recipe, args.model = chosen.recipe, args.model or DEFAULT_MODEL
+    args.steps = chosen.steps if args.steps is None else args.steps
+    args.guidance = chosen.guidance if args.guidance is None else args.guidance
 
 
 def defaults_of(recipe: Recipe, args: argparse.Namespace) -> Mapping[str, Mapping[str, Any]]:
