@@ -247,10 +247,12 @@ class Verification:
         gap = np.abs(there - here)
         mse, most = float(np.square(gap).mean()), int(gap.max())
         decibels = math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
-        same = _same_place(told.get("environment") or {}, made["environment"])
-        if decibels == math.inf or (not same and decibels >= NEAR and most <= FARTHEST):
+        then, now = told.get("environment") or {}, made["environment"]
+        other = [name for name in SAME if then.get(name) != now.get(name)]
+        if decibels == math.inf or (other and decibels >= NEAR and most <= FARTHEST):
             return "", decibels
-        where = "in the same environment" if same else f"farther than {NEAR:g} dB or {FARTHEST} levels"
+        far = f"farther than {NEAR:g} dB or {FARTHEST} levels, with other {', '.join(other)}"
+        where = far if other else "in the same environment"
         return f"it differs from what is rendered here, {where} ({decibels:.1f} dB, at most {most} of 255)", decibels
 
     # --- scores ------------------------------------------------------------------------------------------------------
@@ -316,10 +318,6 @@ def _maker(before: Maker | None, plan: Plan, device: str) -> Maker:
     """A maker for a plan, which goes on with the model that is held already."""
     made = Maker(plan, pick_device(device))
     return made if before is None else made.holding(before)
-
-
-def _same_place(then: Told, now: Told) -> bool:
-    return all(then.get(name) == now.get(name) for name in SAME)
 
 
 def _close(a: float | None, b: float | None) -> bool:
