@@ -138,6 +138,8 @@ def test_success_stands_first(board) -> None:
     assert by_row["copy"] == 0
     assert by_row["true-edit"] == 1
     assert "judge: picturebook sha256:" in "\n".join(table.notes)
+    assert any(f"hash {board[2].hash}." in note for note in table.notes)
+    assert {line["data hash"] for line in report.table_rows(table)} == {board[2].hash}
 
 
 def test_reports_have_it_before_everything(board) -> None:

@@ -205,7 +205,7 @@ def table_rows(table: Table) -> list[dict[str, Any]]:
             told[head.name] = _scaled(cell.mean, head)
             told[f"{head.name} low"], told[f"{head.name} high"] = _scaled(cell.low, head), _scaled(cell.high, head)
             told[f"{head.name} n"] = cell.n
-        told |= {"told": row.uses, "environment": row.environment}
+        told |= {"told": row.uses, "data": table.data, "data hash": table.hash, "environment": row.environment}
         told["scored with"] = "; ".join(f"{key}: {value}" for key, value in _setup(table).items())
         made.append(told)
     return made

@@ -300,6 +300,8 @@ class Table:
     notes: tuple[str, ...] = ()
     data: str = ""
     """What the data is called."""
+    hash: str = ""
+    """Of its cases (`bench.case.content_hash`)."""
 
     def of(self, kind: str = ALL) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.kind == kind)
@@ -317,7 +319,9 @@ def make_table(
     heads = headings(board, bases)
     wanted = (ALL, *(board.kinds if kinds and len(board.kinds) > 1 else ()))
     rows = tuple(row for kind in wanted for row in _rows(board, kind, heads, how))
-    return Table(board.task, board.mode, board.setup, heads, rows, how, tuple(_notes(board, heads, rows)), board.data)
+    return Table(
+        board.task, board.mode, board.setup, heads, rows, how, tuple(_notes(board, heads, rows)), board.data, board.hash
+    )
 
 
 def _rows(board: Board, kind: str, heads: Sequence[Heading], how: Bootstrap) -> Iterator[Row]:
