@@ -323,3 +323,11 @@ def test_turbo_edit_to_the_same_prompt_is_the_picture_and_flows_are_told_why_not
     many = Nothing().invert(Source(model, x0, SAME, 900))
     with pytest.raises(ReinvertError, match="too many"):
         walked(model, many, (TurboEdit(),))
+
+
+def test_what_a_model_cannot_run_is_told_before_what_goes_together(tiny) -> None:
+    """No hint at another inversion for an editor that the model cannot run with any."""
+    model, _ = tiny("flux")
+    assert "is a flow" in (why_not(Direct(), [TurboEdit()], model=model) or "")
+    assert "use it with inversion none" in (why_not(Direct(), [TurboEdit()]) or "")
+    assert "use it with inversion none" in (why_not(Direct(), [FlowEdit()], model=model) or "")

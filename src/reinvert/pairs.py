@@ -23,17 +23,16 @@ def why_not(
 
     `guidance` None stands for any scale above 1.
     """
-    known = legal.reason(inversion, editors, masked=masked, guidance=guidance)
-    refused = (editor.refuses(inversion) for editor in editors)
-    reason = known or next((why for why in refused if why is not None), None)
-    if reason:
-        return reason
     if model is not None:
+        # First: what no partner can mend would else be answered with a hint that leads nowhere.
         lacking = [inversion.lacks(model), *(editor.lacks(model, masked=masked) for editor in editors)]
         reason = next((why for why in lacking if why is not None), None)
         if reason:
             return reason
-    return inversion.refuses([editor.name for editor in editors])
+    known = legal.reason(inversion, editors, masked=masked, guidance=guidance)
+    refused = (editor.refuses(inversion) for editor in editors)
+    reason = known or next((why for why in refused if why is not None), None)
+    return reason or inversion.refuses([editor.name for editor in editors])
 
 
 def matrix(model: Backbone | None = None) -> dict[str, dict[str, str | None]]:
