@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,21 @@ def recipe_specimen() -> Specimen:
 # --- the law --------------------------------------------------------------------------------------------------------
 
 
-def law(specimen: Specimen, examples: int = EXAMPLES) -> None:
+@dataclass
+class Count:
+    """How many damaged inputs were tried, and what became of them."""
+
+    refused: int = 0
+    opened: int = 0
+
+    @property
+    def tried(self) -> int:
+        return self.refused + self.opened
+
+
+def law(specimen: Specimen, examples: int = EXAMPLES) -> Count:
     """Nothing but `ReinvertError` comes out, printable and short, and nothing outside of the folder is opened."""
+    count = Count()
     with tempfile.TemporaryDirectory() as sound:
         whole = {**specimen.raw, **{name: specimen.write(name, value) for name, value in specimen.values.items()}}
         assert holds(specimen, Damage(whole), Path(sound)) == ""  # undamaged, it is read
@@ -121,9 +134,12 @@ def law(specimen: Specimen, examples: int = EXAMPLES) -> None:
     @given(harm(specimen))
     def damaged(damage: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            holds(specimen, damage, Path(folder))
+            refused = holds(specimen, damage, Path(folder)) != ""
+        count.refused += refused
+        count.opened += not refused
 
     damaged()
+    return count
 
 
 def test_recipes() -> None:

@@ -117,3 +117,17 @@ def test_the_commands_answer_in_one_sentence(tmp_path: Path, part: str, capsys: 
     shown = capsys.readouterr().err
     assert "has no task" in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "run.json", "scores-strict.jsonl"])
+def test_a_run_s_own_file_is_no_link_to_elsewhere(tmp_path: Path, name: str, capsys) -> None:
+    """A folder from elsewhere must not choose what is read."""
+    run = tmp_path / "run"
+    write_run(run, 1)
+    (run / "scores-strict.jsonl").write_text("")
+    (run / name).rename(tmp_path / name)
+    (run / name).symlink_to(tmp_path / name)
+    commands = [part for part in ("status", "report") if (part, name) != ("status", "scores-strict.jsonl")]
+    for part in commands:
+        assert main(["bench", part, str(run)]) == 2
+        assert f"{name} is a link to outside of the folder; copy the file into it" in capsys.readouterr().err

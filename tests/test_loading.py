@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -130,6 +131,14 @@ def test_a_part_in_several_files_with_one_incomplete(folder: Path) -> None:
     assert all(torch.equal(whole[key], tensors[key]) for key in names)
     change(file.parent / list(shards)[1], **{names[-1]: None})
     refused(folder, rf"the unet of .* lacks 1 of its \d+ weights \({names[-1]}\)")
+    # What an index names is not followed out of the folder, and a pipe is not waited for.
+    for named, said in (("../../x.safetensors", "it leads out of the folder"), ("pipe.safetensors", "is not a file")):
+        if named.startswith("pipe"):
+            os.mkfifo(file.parent / named)
+        index.write_text(json.dumps({"weight_map": {**where, names[0]: named}}))
+        refused(folder, said)
+    index.write_text("[1]")
+    refused(folder, r"index\.json of .* is a list of 1, not a table of weight_map")
 
 
 # --- networks that read something else -------------------------------------------------------------------------------

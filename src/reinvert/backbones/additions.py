@@ -128,4 +128,6 @@ def check_vae(vae: Any, replaced: Any, name: str) -> None:
 
 def folder_digest(folder: Path) -> str:
     """Of the safetensors files in a folder, in order of their names."""
-    return hashlib.sha256("".join(digest(file) for file in sorted(folder.glob("*.safetensors"))).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(digest(file) for file in sorted(folder.glob("*.safetensors")) if file.is_file()).encode()
+    ).hexdigest()

@@ -15,8 +15,7 @@ from safetensors import safe_open
 
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
-from reinvert.files.door import MIB, read_json
-from reinvert.files.model import check_network
+from reinvert.files.model import check_network, promised_weights
 
 HARMLESS = ("position_ids",)
 """Last names of tensors that old files carry and networks make themselves: 0, 1, 2, ..."""
@@ -32,7 +31,8 @@ def read_network(folder: Path, part: str, entry: tuple[str, str], name: str, dty
     """
     path = folder / part
     check_network(folder, part, name)
-    files = sorted(path.glob("*.safetensors"))
+    promised = promised_weights(path, name)  # before a library follows what an index says
+    files = sorted(file for file in path.glob("*.safetensors") if file.is_file())  # a pipe would be waited for
     if not files:
         raise ReinvertError(
             f"{name} has no safetensors weights in {part}; reinvert never loads pickles, so save it again with "
@@ -58,7 +58,7 @@ def read_network(folder: Path, part: str, entry: tuple[str, str], name: str, dty
     if not transformers:
         # Of a network in several files diffusers believes the index, which may promise more than is there.
         there = _keys(half if variant else [file for file in files if file not in half])
-        refuse_misfits({"missing_keys": _promised(path) - there}, network, part, name)
+        refuse_misfits({"missing_keys": promised - there}, network, part, name)
     refuse_nonfinite(network, part, name, files)
     return network
 
@@ -106,11 +106,6 @@ def refuse_nonfinite(network: torch.nn.Module, part: str, name: str, files: Coll
         f"{len(bad)} weights of the {part} of {name} hold NaN or infinity ({_listed(bad)}); the file is damaged, or "
         "its training failed: download it again, or take another"
     )
-
-
-def _promised(path: Path) -> set[str]:
-    """The weights that an index says are in the files beside it."""
-    return {key for index in path.glob("*.index*.json") for key in read_json(index, 64 * MIB)["weight_map"]}
 
 
 def _keys(files: Collection[Path]) -> set[str]:

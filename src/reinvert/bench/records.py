@@ -29,7 +29,7 @@ from PIL import Image
 
 from reinvert.errors import ReinvertError
 from reinvert.files import check, read_json, refusal, shown, writing
-from reinvert.files.run import AboutFile, RecordLine, read_line
+from reinvert.files.run import AboutFile, RecordLine, own_file, read_line
 from reinvert.image import as_rgb, atomic_write
 
 RECORDS: Final = "records.jsonl"
@@ -99,7 +99,7 @@ class Records:
 
     def refresh(self) -> dict[str, dict[str, Any]]:
         """Read what was appended since; `by_key`."""
-        if not self.path.is_file():
+        if not own_file(self.path):
             return self.by_key
         with self.path.open("rb") as file:
             file.seek(self._offset)
@@ -245,7 +245,7 @@ def write_image(folder: Path, name: str, key: str, picture: Image.Image) -> None
 def read_about(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What `run.json` says; empty where there is none."""
     path = Path(folder) / ABOUT
-    if not path.is_file():
+    if not own_file(path):
         return {}
     advice = "choose another folder (--out)"
     try:

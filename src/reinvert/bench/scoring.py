@@ -31,7 +31,7 @@ from reinvert.bench.success import Judge, Question, question_of
 from reinvert.bench.verdict import Standing, standing
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
-from reinvert.files.run import ScoreLine, inside_run, read_line
+from reinvert.files.run import ScoreLine, inside_run, own_file, read_line
 from reinvert.image import Picture, fit_mask, open_image, plan_fit
 from reinvert.metrics.base import Mode
 
@@ -165,7 +165,7 @@ def _number(value: Any) -> float | None:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file of lines. A line that is not whole was torn by a kill, and is skipped."""
-    if not path.is_file():
+    if not own_file(path):
         return
     with path.open("rb") as lines:
         for line in lines:

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from reinvert.bench.records import IMAGES, RECORDS
 from reinvert.errors import ReinvertError
 from reinvert.files import check, read_json, shown
-from reinvert.files.run import VerdictFile
+from reinvert.files.run import VerdictFile, own_file
 from reinvert.image import atomic_write
 
 VERDICT: Final = "verification.json"
@@ -116,7 +116,7 @@ def write_verdict(folder: Path, verdict: Verdict) -> Path:
 def read_verdict(folder: Path) -> Verdict | None:
     """The verdict in a run's folder; None where there is none. Raises `ReinvertError` for a damaged file."""
     path = folder / VERDICT
-    if not path.is_file():
+    if not own_file(path):
         return None
     told: dict[str, Any] = read_json(path)
     check(VerdictFile, told, shown(path), advice="verify the run again")

@@ -44,8 +44,7 @@ def parts_of(job: Job) -> list[tuple[str, str | None, str]]:
         parts = [part.strip() for part in name.split("+")]
         for part in parts:
             if part not in (*inversions, *editors):
-                known = f"the inversions are {', '.join(inversions)}, the editors {', '.join(editors)}"
-                hint = meant(part, (*inversions, *editors), known, 2)
+                hint = meant(part, (*inversions, *editors), "`reinvert methods` lists them", 2)
                 raise ReinvertError(f"there is no method '{shown(part)}' to compare; {hint}")
         inverts = [part for part in parts if part in inversions]
         edits = [part for part in parts if part not in inversions]

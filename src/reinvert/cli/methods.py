@@ -66,7 +66,7 @@ def described(name: str | None = None) -> list[Method]:
     """All methods, or those called `name`."""
     known = [known for group in LISTED for known in registry.names(group)]
     if name is not None and name not in known:
-        hint = meant(name, known, f"there are {', '.join(known)}", 2)
+        hint = meant(name, known, "`reinvert methods` lists them", 2)
         raise ReinvertError(f"there is no method '{shown(name)}'; {hint}")
     return [
         registry.describe(group, known) for group in LISTED for known in registry.names(group) if name in (None, known)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from annotated_types import Ge, Gt, Le, Len, MaxLen
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from reinvert.files.door import MIB, Entry, Line, OpenEntry, Says, Share, check, read_json, refusal, shown
+from reinvert.files.door import MIB, Entry, Inside, Line, OpenEntry, Says, Share, check, read_json, refusal, shown
 
 LARGEST: Final = 16 * MIB
 """Bytes of a configuration file."""
@@ -118,6 +118,13 @@ class NetworkConfig(OpenEntry):
         return self
 
 
+class WeightsIndex(OpenEntry):
+    """`*.safetensors.index.json`: which file of a network each of its weights is in."""
+
+    weight_map: Annotated[dict[Annotated[str, MaxLen(500)], Inside], MaxLen(1_000_000), Says("a table of file names")]
+    """The file beside it for each weight's name."""
+
+
 class UsualNote(Entry):
     """What is usual for the model where nothing else is asked for."""
 
@@ -185,6 +192,19 @@ def check_network(folder: Path, part: str, name: str) -> dict[str, Any]:
     return _read(folder, f"{part}/config.json", NetworkConfig, name)
 
 
+def promised_weights(folder: Path, name: str) -> set[str]:
+    """The weights of a network that the indices beside its files promise."""
+    promised = set[str]()
+    for path in sorted(folder.glob("*.safetensors.index*.json")):
+        label = _label(f"{folder.name}/{path.name}", name)
+        index = check(WeightsIndex, read_json(path, 64 * MIB), label)
+        pipe = next((f for f in index.weight_map.values() if (folder / f).exists() and not (folder / f).is_file()), "")
+        if pipe:  # a library would wait for it
+            raise refusal(f"{label} names {shown(pipe)}, which is not a file", "download the model again")
+        promised |= index.weight_map.keys()
+    return promised
+
+
 def prompt_length(folder: Path, name: str, tokenizer: str = "tokenizer", encoder: str = "text_encoder") -> int | None:
     """The most tokens of a prompt: the tokenizer's, held against its text encoder's positions (None: it has none)."""
     config = TokenizerConfig(model_max_length=None)
@@ -241,6 +261,7 @@ __all__ = [
     "ModelIndex",
     "ModelNotes",
     "check_network",
+    "promised_weights",
     "prompt_length",
     "read_index",
     "read_notes",

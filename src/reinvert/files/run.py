@@ -10,7 +10,20 @@ from typing import Annotated, Any, Final, Literal, cast
 from annotated_types import Ge, Le, Len, MaxLen
 from pydantic import Field
 
-from reinvert.files.door import Entry, Inside, Line, Name, OpenEntry, Prose, Says, check, parse_json, refusal, shown
+from reinvert.files.door import (
+    Entry,
+    Inside,
+    Line,
+    Name,
+    OpenEntry,
+    Prose,
+    Says,
+    check,
+    linked_inside,
+    parse_json,
+    refusal,
+    shown,
+)
 
 LONGEST_LINE: Final = 2**20
 """Bytes of a record or of a line of scores."""
@@ -209,6 +222,15 @@ def read_line(kind: type[Entry], line: bytes, name: str) -> dict[str, Any] | Non
     return cast("dict[str, Any]", value)
 
 
+def own_file(path: Path) -> bool:
+    """Whether a run's folder has this file of its own. Raises `ReinvertError` for a link to outside of the folder."""
+    if not path.is_file():
+        return False
+    if not linked_inside(path.parent, path):
+        raise refusal(f"{shown(path)} is a link to outside of the folder", "copy the file into it")
+    return True
+
+
 def inside_run(folder: Path, image: str) -> Path:
     """The path of a picture that a record names, there or not; links are followed, and may not lead out."""
     path = folder / image
@@ -221,4 +243,4 @@ def inside_run(folder: Path, image: str) -> Path:
     return path
 
 
-__all__ = ["AboutFile", "RecordLine", "ScoreLine", "VerdictFile", "inside_run", "read_line"]
+__all__ = ["AboutFile", "RecordLine", "ScoreLine", "VerdictFile", "inside_run", "own_file", "read_line"]
