@@ -16,6 +16,7 @@ from reinvert.editors.dna_edit import DNAEdit
 from reinvert.editors.flowalign import FlowAlign
 from reinvert.editors.flowedit import FlowEdit
 from reinvert.editors.ftedit import FTEdit
+from reinvert.editors.p2p import P2P
 from reinvert.editors.turbo_edit import TurboEdit
 from reinvert.errors import ReinvertError
 from reinvert.inversions.base import Source
@@ -330,4 +331,5 @@ def test_what_a_model_cannot_run_is_told_before_what_goes_together(tiny) -> None
     model, _ = tiny("flux")
     assert "is a flow" in (why_not(Direct(), [TurboEdit()], model=model) or "")
     assert "use it with inversion none" in (why_not(Direct(), [TurboEdit()]) or "")
+    assert "such as flowedit" in (why_not(Direct(), [P2P()], model=model) or "")
     assert "use it with inversion none" in (why_not(Direct(), [FlowEdit()], model=model) or "")

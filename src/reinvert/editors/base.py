@@ -117,9 +117,10 @@ class Editor:
             return f"{self.name} acts on the null side of guidance, which {model.name} does not have"
         missing = [kind for kind in self.acts_on if kind not in model.kinds]
         if missing:
+            another = "take an editor made for flows, such as flowedit" if model.flow else "choose another editor"
             return (
                 f"{self.name} acts on {' and '.join(missing)} attention, and {model.name} has "
-                f"{' and '.join(sorted(model.kinds))} attention only; choose another editor"
+                f"{' and '.join(sorted(model.kinds))} attention only; {another}"
             )
         return None
 
