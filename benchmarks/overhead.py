@@ -1,11 +1,14 @@
 """What a walk costs beside its calls of the network, in CPU time.
 
-    python benchmarks/overhead.py [--model picturebook|FOLDER|sd14-random] [--steps 10] [--repeats 9] [--out FILE.json]
+    python benchmarks/overhead.py [--model picturebook|FOLDER|sd14-random] [--steps 10] [--repeats 9] [--batches]
+                                  [--out FILE.json] [--write docs/performance.md]
 
 Every walk is paired with the same number of bare `unet(...)` calls with the same batch shapes and the model's own
 attention; the two are taken in turn, in alternating order, one thread, and the median of the pairs' ratios is told
 with the quartiles. CPU time, not wall time: other programs on the machine take wall time from one more than from
 another. A first walk is not counted. Preparation (checks, word alignment, text encoding) is a column of its own.
+With `--batches` whole edits of eight pictures are measured too, 1, 2, 4 and 8 at a time. `--write` puts the tables into
+a page, in the place of its sections of the same titles, with the command, the machine and its load.
 """
 
 from __future__ import annotations
@@ -13,10 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +36,7 @@ from reinvert.backbones.stable_diffusion import StableDiffusion
 from reinvert.editors.base import Case, Editor, bind_all
 from reinvert.inversions.base import Source
 from reinvert.inversions.direct import Direct
-from reinvert.loop import walk
+from reinvert.loop import State, walk
 from reinvert.steps import ddim
 from reinvert.trajectory import source_conditioning
 
@@ -42,8 +49,6 @@ def walks_of(model: StableDiffusion, steps: int) -> dict[str, Callable[[], Itera
     case = Case(model, trajectory.prompts, targets, asked.steps, trajectory.path.to(model.device))
 
     def upwards() -> Iterator[Any]:
-        from reinvert.loop import State
-
         said = source_conditioning(model, (asked.source,))
         times = tuple(reversed(model.times(asked.steps)))
         return walk(model, times, State((x0[None],)), said, guidance=(1.0,), step=ddim)
@@ -113,11 +118,64 @@ def measure(model: StableDiffusion, steps: int, repeats: int) -> Table:
     return table
 
 
+def batches(model: StableDiffusion, steps: int, repeats: int) -> Table:
+    """Whole edits of pictures, some at a time: what a picture costs."""
+    from reinvert.picturebook.draw import draw
+    from reinvert.picturebook.scene import Scene, Thing
+
+    scenes = [Scene((Thing("cat", color),), "grass") for color in ("red", "blue", "green", "yellow")] * 2
+    pictures = [draw(scene, model.image_size) for scene in scenes]
+    said = {
+        "source": [scene.caption for scene in scenes],
+        "target": [scene.with_thing(kind="dog").caption for scene in scenes],
+    }
+    table = Table(
+        "Pictures together",
+        f"Edits of {len(scenes)} pictures by direct inversion and p2p in {steps} steps, from picture to picture, "
+        f"`batch_size` of them at a time: median of {repeats} rounds, taken in turn, one thread.",
+    )
+    seconds: dict[int, list[float]] = {size: [] for size in (1, 2, 4, 8)}
+    for turn in range(repeats + 1):  # the first round warms up
+        for size in list(seconds)[:: 1 if turn % 2 else -1]:
+            taken = spent(lambda size=size: reinvert.edit(model, pictures, **said, steps=steps, batch_size=size))
+            if turn:
+                seconds[size].append(taken)
+    for size, taken in seconds.items():
+        ratios = [mine / alone for mine, alone in zip(taken, seconds[1], strict=True)]
+        each = statistics.median(taken) / len(scenes)
+        table.rows.append(
+            {
+                "pictures at a time": size,
+                "CPU seconds a picture": each,
+                "pictures a CPU second": 1 / each,
+                "against one at a time": statistics.median(ratios),
+            }
+        )
+        say(f"{size} at a time: {each:.3f} CPU s a picture")
+    return table
+
+
+def section(table: Table, command: str) -> str:
+    """The table as a page has it, with where it comes from."""
+    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"
+    return f"{table.markdown()}\n`{command}` ({date.today()}; {machine}; load {load})\n"
+
+
+def put(page: Path, table: Table, command: str) -> None:
+    """Write a table into a page: in the place of its section, or behind the last one."""
+    text = page.read_text()
+    before, head, behind = text.partition(f"## {table.title}\n")
+    _, following, rest = behind.partition("\n## ")
+    parts = [before if head else text.rstrip("\n") + "\n\n", section(table, command), following, rest]
+    page.write_text("".join(parts))
+
+
 def open_model(name: str) -> StableDiffusion:
     if name == "sd14-random":
         import sd14
 
-        return sd14.random_model(torch.device("cpu"), torch.float32)
+        return sd14.build()
     model = reinvert.load(name, "cpu", "float32")
     assert isinstance(model, StableDiffusion)
     return model
@@ -128,14 +186,21 @@ def main() -> None:
     parser.add_argument("--model", default="picturebook")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, help="write the table as JSON, too")
+    parser.add_argument("--batches", action="store_true", help="measure edits of several pictures at a time, too")
+    parser.add_argument("--out", type=Path, help="write the tables as JSON, too")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into a page")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    table = measure(open_model(args.model), args.steps, args.repeats)
-    print(table.markdown())
+    model, command = open_model(args.model), shlex.join(["python", "benchmarks/overhead.py", *sys.argv[1:]])
+    tables = [measure(model, args.steps, args.repeats)]
+    if args.batches:
+        tables.append(batches(model, args.steps, max(1, args.repeats // 3)))
+    for table in tables:
+        print(section(table, command))
+        if args.write:
+            put(args.write, table, command)
     if args.out:
-        record = {"title": table.title, "meaning": table.meaning, "rows": table.rows, "load": os.getloadavg()}
-        args.out.write_text(json.dumps(record, indent=1))
+        args.out.write_text(json.dumps([{**vars(table), "load": os.getloadavg()} for table in tables], indent=1))
 
 
 if __name__ == "__main__":

@@ -499,7 +499,8 @@ def machine(device: torch.device) -> str:
 
 def report(tables: Sequence[Table], head: str) -> str:
     opening = (
-        "# Performance\n\nWritten by `benchmarks/performance.py`; not edited by hand. A *forward* is one sample "
+        "# Performance\n\nWritten by `benchmarks/performance.py`, and behind it by `benchmarks/overhead.py`; "
+        "not edited by hand. A *forward* is one sample "
         "through the network once: a batch of four rows counts four. "
         "Seconds are wall clock, medians of runs taken in turn.\n"
     )

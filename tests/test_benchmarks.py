@@ -105,3 +105,41 @@ def test_paste_back_of_96_megapixels_stays_within_the_memory_that_the_docs_state
     done = subprocess.run([sys.executable, BENCHMARKS / "large_picture.py"], capture_output=True, text=True, check=True)
     copies = float(re.search(r"([\d.]+) copies more", done.stdout)[1])
     assert 1 < copies < 4.2
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_the_gpu_script_rehearsed_without_one(scripts, tiny_folder: Path, tmp_path: Path) -> None:
+    """What was measured is kept, and a second run measures the rest alone."""
+    import gpu
+
+    given = ["--out", str(tmp_path), "--model", str(tiny_folder), "--device", "cpu", "--dtype", "float32"]
+    given += ["--steps", "2", "--repeats", "1", "--modes", "off", "--batch", "2"]
+    assert gpu.main([*given, "--methods", "direct + p2p", "--minutes", "0"]) == {}
+    first = gpu.main([*given, "--methods", "direct + p2p"])
+    assert list(first) == ["direct + p2p | off | 2"]
+    # a row to invert, and of two steps one with the source's row
+    assert first["direct + p2p | off | 2"]["forwards"] == 2 + 3 + 2
+    both = gpu.main([*given, "--methods", "direct + p2p", "edict + p2p"])
+    assert both["direct + p2p | off | 2"] == first["direct + p2p | off | 2"]
+    assert both["edict + p2p | off | 2"]["seconds"] > 0
+    assert (tmp_path / "cells.md").read_text().count("| off | 2 |") == 2
+
+
+def test_the_overhead_s_table_takes_its_place_in_a_page(scripts, tiny: StableDiffusion, tmp_path: Path) -> None:
+    import overhead
+
+    page = tmp_path / "page.md"
+    page.write_text("# Performance\n\n## The loop's own work\n\nold\n\n## Last\n\nstays\n")
+    table = overhead.measure(tiny, 3, 2)
+    assert [row["rows"] for row in table.rows] == [3, 6, 3 + 2 + 2, 3 * 3, 6]
+    for _ in range(2):
+        overhead.put(page, table, "python x")
+    text = page.read_text()
+    assert text.count("## The loop's own work") == 1
+    assert "old" not in text
+    assert text.endswith("## Last\n\nstays\n")
+    assert "`python x`" in text

@@ -79,9 +79,10 @@ def test_a_flow_transformer_compiles_too(graphs) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("mode", ["blocks", "whole"])
-def test_inductor_makes_the_same_picture(tiny, tiny_folder: Path, graphs, mode: str) -> None:
-    model = reinvert.load(tiny_folder, "cpu", compile=mode)
-    assert float((edited(model, 0) - edited(tiny, 0)).abs().max()) < 1e-4
+def test_inductor_makes_the_same_picture(tiny64, tiny_folder: Path, graphs, mode: str) -> None:
+    """Whole edits in float64: in float32 a guided walk through a random network multiplies every rounding."""
+    model = reinvert.load(tiny_folder, "cpu", torch.float64, compile=mode)
+    assert float((edited(model, 0) - edited(tiny64, 0)).abs().max()) < 1e-4
     before = graphs()
     edited(model, 1)
     assert graphs() == before
