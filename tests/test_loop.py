@@ -352,3 +352,29 @@ def test_what_a_model_lacks_is_one_sentence(tiny64) -> None:
     assert table["direct"]["prompt"] is None
     assert table["direct"]["masactrl"] is not None
     assert table["null_text"]["prompt"] is not None
+
+
+# --- what is computed once a walk ---------------------------------------------------------------------------------
+
+
+def test_keys_and_values_of_a_text_are_computed_once_a_walk(tiny64) -> None:
+    said = conditions(tiny64, SOURCE, TARGET)
+    layer = tiny64.unet.get_submodule(next(x.name for x in tiny64.layers() if "attn2" in x.name))
+    seen = list[int]()
+    handle = layer.to_k.register_forward_hook(lambda *_: seen.append(1))
+
+    def walked(conditioning: Conditioning) -> torch.Tensor:
+        seen.clear()
+        return last(walk(tiny64, tiny64.times(4), start(), conditioning, guidance=(7.5, 7.5), step=ddim)).x
+
+    try:
+        once = walked(said)
+        assert len(seen) == 1
+        # a null side of its own at every step is another text at every step
+        null = Text(said.empty.tokens[None].repeat(4, 1, 1, 1))
+        assert torch.equal(walked(Conditioning(said.text, said.empty, null)), once)
+        assert len(seen) == 4
+        null.tokens[2] += 1.0
+        assert gap(walked(Conditioning(said.text, said.empty, null)), once) > 1e-6
+    finally:
+        handle.remove()
