@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reinvert.backbones.base import Backbone
 from reinvert.errors import ReinvertError
+from reinvert.features import Part, Recorder, Where
 from reinvert.hooks import Hooks, Kind
 from reinvert.level import Moment, Time
 from reinvert.loop import State, Step, walk
@@ -208,6 +209,16 @@ def climb(
         path.append(state.x[0])
         yield Progress("inverting", moment.index + 1, moment.steps)
     return torch.stack(path)
+
+
+def climb_keeping(
+    source: Source, guidance: float, step: Step, where: Where, parts: Collection[Part], who: str
+) -> Generator[Progress, None, tuple[Tensor, Mapping[str, Tensor]]]:
+    """`climb`, and the attention features of those steps and layers (`Trajectory.kept`)."""
+    if not where.steps:
+        return (yield from climb(source, guidance, step, who=who)), {}
+    recorder = Recorder(where, where.layers(source.model.layers()), parts)
+    return (yield from climb(source, guidance, step, who=who, hooks=recorder)), recorder.kept
 
 
 def held(strength: float) -> Mapping[str, Any] | None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
 from reinvert.errors import ReinvertError
-from reinvert.features import FEATURES, PARTS, Injector, Part, Recorder, Where
+from reinvert.features import FEATURES, PARTS, Injector, Part, Where
 from reinvert.hooks import Hooks
-from reinvert.inversions.base import Inversion, Inverting, Source, check_share, climb, held
+from reinvert.inversions.base import Inversion, Inverting, Source, check_share, climb_keeping, held
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, Step
 from reinvert.steps import gap, midway
@@ -83,16 +83,11 @@ class FireFlow(Inversion):
         return tuple(cast(Part, word[-1]) for word in words if word.startswith(deed))
 
     def stages(self, source: Source) -> Inverting:
-        layers = self.where.layers(source.model.layers()) if self.inject else frozenset[str]()
-        recorder = Recorder(self.where, layers, {*self._parts("replace"), *self._parts("add")})
-        path = yield from climb(
-            source,
-            self.inversion_guidance,
-            carried_midpoint,
-            who="FireFlow inversion",
-            hooks=recorder if self.inject else None,
+        parts = self._parts("replace") + self._parts("add")
+        path, kept = yield from climb_keeping(
+            source, self.inversion_guidance, carried_midpoint, self.where, parts, "FireFlow inversion"
         )
-        return self._trajectory(source, path, pulled=held(self.strength), kept=recorder.kept)
+        return self._trajectory(source, path, pulled=held(self.strength), kept=kept)
 
     @property
     def keeps(self) -> Mapping[str, Kept]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from reinvert.errors import ReinvertError
-from reinvert.features import FEATURES, Injector, Recorder, Where
+from reinvert.features import FEATURES, Injector, Where
 from reinvert.hooks import Hooks
-from reinvert.inversions.base import Inversion, Inverting, Source, check_share, climb, held
+from reinvert.inversions.base import Inversion, Inverting, Source, check_share, climb_keeping, held
 from reinvert.level import Moment
 from reinvert.loop import Predictor, State, Step
 from reinvert.steps import gap, midway
@@ -69,16 +69,10 @@ class RFSolver(Inversion):
         return Where(self.inject, self.first_layer, self.last_layer, self.part)
 
     def stages(self, source: Source) -> Inverting:
-        layers = self.where.layers(source.model.layers()) if self.inject else frozenset[str]()
-        recorder = Recorder(self.where, layers)
-        path = yield from climb(
-            source,
-            self.inversion_guidance,
-            midpoint,
-            who="RF-Solver inversion",
-            hooks=recorder if self.inject else None,
+        path, kept = yield from climb_keeping(
+            source, self.inversion_guidance, midpoint, self.where, ("v",), "RF-Solver inversion"
         )
-        return self._trajectory(source, path, pulled=held(self.strength), kept=recorder.kept)
+        return self._trajectory(source, path, pulled=held(self.strength), kept=kept)
 
     @property
     def keeps(self) -> Mapping[str, Kept]:
