@@ -148,7 +148,7 @@ def test_first_edit_from_an_example_then_another_target_and_home_with_it(
     me.fill("Word of what it is to show", "cat")
     me.page.get_by_label("What it is to show", exact=True).press("Enter")  # the keyboard does it too
     assert "without inverting again" in me.says("without inverting again")
-    me.tab("What changed")
+    me.tab("Difference")
     me.page.locator("#changed").get_by_text("the region that could change").wait_for()
     # why: a word's maps
     me.tab("Words")
@@ -290,7 +290,7 @@ def test_it_is_readable_on_a_phone_in_the_dark(people: Any):
     me.example()
     me.steps()
     me.edit()
-    for tab in ("What changed", "Words"):
+    for tab in ("Difference", "Words"):
         if me.page.get_by_role("tab", name=tab).is_visible():
             me.tab(tab)
     assert me.page.evaluate("document.documentElement.scrollWidth") <= 390

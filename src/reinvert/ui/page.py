@@ -29,7 +29,6 @@ Changes = dict[Any, Any]
 """New values of components."""
 
 NONE: Final = "–"
-EXAMPLES_HEIGHT: Final = 118
 LONGEST: Final = 44
 """Characters of a method's title beside its name in a list."""
 COMPARED: Final = ("methods", "targets", "one setting")
@@ -113,8 +112,8 @@ class Page:
         self.source = gr.Textbox(label="What it shows", placeholder="a red cat on grass", elem_id="source")
         self.target = gr.Textbox(label="What it is to show", placeholder="a red dog on grass", elem_id="target")
         with gr.Row():
-            self.go = gr.Button("Edit", variant="primary", elem_id="go")
-            self.halt = gr.Button("Stop", elem_id="stop")
+            self.go = gr.Button("Edit", variant="primary", min_width=100, elem_id="go")
+            self.halt = gr.Button("Stop", min_width=100, elem_id="stop")
         self.status = gr.HTML(
             texts.note("Take an example, draw a scene, or drop a picture."), elem_id="status", container=False
         )
@@ -124,7 +123,7 @@ class Page:
             label="Examples",
             show_label=False,
             columns=len(EXAMPLES),
-            height=EXAMPLES_HEIGHT,
+            height="auto",
             buttons=[],
             allow_preview=False,
             object_fit="contain",
@@ -255,10 +254,12 @@ class Page:
         widget.change(changed, widget, self.status, queue=False, show_progress="hidden", api_visibility="private")
 
     def _see(self) -> None:
-        with gr.Tab("Before and after", render_children=True):
+        with gr.Tab("Result", render_children=True):
             self.slider = gr.ImageSlider(label="Before | after", interactive=False, buttons=[], elem_id="slider")
-            self.sides = gr.Gallery(label="Side by side", columns=4, height=210, buttons=[], object_fit="contain")
-        with gr.Tab("What changed", render_children=True):
+            self.sides = gr.Gallery(
+                label="Side by side", columns=4, height="auto", buttons=[], object_fit="contain", elem_id="sides"
+            )
+        with gr.Tab("Difference", render_children=True):
             self.changed = gr.Gallery(
                 label="What changed, and where it could", columns=2, buttons=[], object_fit="contain", elem_id="changed"
             )
@@ -537,8 +538,8 @@ class Page:
                 (file(heat), "difference to the original"),
                 (file(pictures.overlay(edit.result.image, region)), "the region that could change"),
             ],
-            self.region_note: f"The brightest spot of the difference is {most} levels of 255. The region ({origin}) is "
-            f"{share:.0f} % of the picture.",
+            self.region_note: f"The brightest spot of the difference is {most} levels of 255. The region is "
+            f"{share:.0f} % of the picture: {origin}.",
             self.alignment: texts.alignment(links, special) if links else texts.note(
                 "This editor does not share attention word by word; p2p does."),
             self.source_word: gr.update(choices=_numbered(old), value=None),

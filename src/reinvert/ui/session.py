@@ -176,10 +176,10 @@ class Edit:
 
     def region(self) -> tuple[NDArray[np.bool_], str]:
         """What was allowed to change, [height, width] of `result.image`, and how that is known."""
-        if self.mask is not None and not self.request.paste_back:
-            region, origin = edited_region(self.result)
-            return region, "the cells of your mask" if origin == "blended cells" else origin
-        return edited_region(self.result)
+        region, origin = edited_region(self.result)
+        if origin == "changed pixels":
+            return region, "what changed visibly, since nothing kept this edit to a part"
+        return region, "the cells of your mask" if self.mask is not None else "the cells that were let change"
 
     @property
     def summary(self) -> str:

@@ -99,10 +99,16 @@ CSS = """
 .ri-error {border-left-color: #d33; background: var(--error-background-fill); color: var(--body-text-color)}
 .ri-bar {height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin: .3em 0}
 .ri-bar > div {height: 100%; background: #2f6fde; transition: width .2s}
-.ri-words {border-collapse: collapse; margin: .4em 0} .ri-words caption {text-align: left; padding-bottom: .3em}
+.ri-words, .ri-words tr {border-collapse: collapse; margin: .4em 0; border: 0 !important}
+.ri-words caption {text-align: left; padding-bottom: .3em}
 .ri-words td, .ri-words th {padding: .2em .8em .2em 0 !important; text-align: left; border: 0 !important}
 .ri-chip {padding: .1em .5em; border-radius: 1em; background: hsl(var(--hue) 75% 85%); color: #111}
 .ri-own {background: transparent; color: var(--body-text-color); border: 1px dashed var(--body-text-color)}
 .ri-why summary {cursor: pointer} .ri-why ul {margin: .4em 0 0 1.2em}
+.gradio-container {max-width: 1440px !important}
+#examples .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}
+#sides .grid-container {grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)) !important}
+.grid-wrap.fixed-height {min-height: 0 !important}
+#examples .caption-label {font-size: .7rem; padding: 0 .3em; max-width: 100%}
 footer {display: none !important}
 """
