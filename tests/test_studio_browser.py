@@ -52,7 +52,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert list(folder.glob("reinvert-studio-*")) == []  # nothing is left of anybody
-    assert "Traceback" not in (folder / "log").read_text()
+    log = (folder / "log").read_text()
+    assert "Traceback" not in log, log
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,16 @@ def test_what_will_not_work_is_told_and_a_long_edit_stops(people: Any):
     me.page.get_by_role("button", name="Stop").click()
     me.says("Stopped")
     me.steps()
+    me.page.get_by_label("number input for cross (p2p)").fill("0.2")
+    me.page.get_by_label("number input for cross (p2p)").press("Tab")
+    me.page.get_by_role("button", name="All settings").click()
+    boost = me.page.get_by_label("boost (p2p)")
+    boost.fill("dog")
+    me.says("takes WORD=VALUE")
+    boost.fill("dog=2")
     me.edit()
+    me.tab("Keep")
+    assert "--p2p.cross 0.2 --p2p.boost dog=2" in me.page.locator("#command textarea").input_value()
 
 
 def test_two_people_wait_for_each_other_and_see_only_their_own(people: Any, server: tuple[str, Path]):

@@ -45,7 +45,7 @@ class Page:
     """The components, and what they do. One page serves everybody: what is a person's own is in the session."""
 
     def __init__(self, house: House) -> None:
-        self.house = house
+        self.house, self.forms = house, 0
 
     # --- what several handlers share --------------------------------------------------------------------------------
 
@@ -59,11 +59,13 @@ class Page:
     def watched(self, updates: Iterator[Update], finish: Any, request: gr.Request) -> Iterator[Changes]:
         """Show updates until the last, then what `finish` makes of its result. An error is one sentence."""
         yield {self.status: texts.status(Working("beginning")), self.go: gr.update(interactive=False)}
+        # The last update is one: what follows another closely can take its place in a tab that is not in sight.
+        over: Changes = {self.go: gr.update(interactive=True), self.preview: gr.update(visible=False, value=None)}
         try:
             for update in updates:
                 match update:
                     case Done():
-                        yield {self.preview: gr.update(visible=False, value=None), **finish(update.result)}
+                        yield {**over, **finish(update.result)}
                     case Waiting():
                         yield {self.status: texts.status(update)}
                     case Working():
@@ -73,15 +75,13 @@ class Page:
                             changes[self.preview] = gr.update(visible=True, value=shown)
                         yield changes
         except Stopped:
-            told = texts.note("Stopped. What was inverted before is kept.")
-            yield {self.status: told, self.preview: gr.update(visible=False, value=None)}
+            yield {**over, self.status: texts.note("Stopped. What was inverted before is kept.")}
         except ReinvertError as error:
-            yield {self.status: texts.error(str(error)), self.preview: gr.update(visible=False, value=None)}
+            yield {**over, self.status: texts.error(str(error))}
         except Exception as error:  # the server goes on, and whoever runs it finds the rest in its log
             logging.getLogger(__name__).exception("an edit failed")
             sentence = f"this could not be computed ({type(error).__name__}); the server's log tells more"
-            yield {self.status: texts.error(sentence), self.preview: gr.update(visible=False, value=None)}
-        yield {self.go: gr.update(interactive=True)}
+            yield {**over, self.status: texts.error(sentence)}
 
     # --- the layout ---------------------------------------------------------------------------------------------------
 
@@ -166,11 +166,11 @@ class Page:
                 )
                 self.steps = gr.Slider(1, 100, value=usual.steps, step=1, label="Steps", min_width=200)
                 self.seed = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=200)
-            self.form = gr.State(0)
-            """Counts up when the settings are to be shown anew."""
+            self.form = gr.State(())
+            """The methods whose settings are shown, and a number that counts up when they are to be shown anew."""
             again: dict[str, Any] = {
-                "inputs": [self.inversion, self.editor, self.joined],
-                "triggers": [self.inversion.change, self.editor.change, self.joined.change, self.form.change],
+                "inputs": [self.form],
+                "triggers": [self.form.change],
                 "show_progress": "hidden",
                 "queue": False,
             }
@@ -211,13 +211,13 @@ class Page:
                 info="crop: its middle; pad: all of it on a square; keep: its own shape",
             )
 
-    def _main_settings(self, inversion: str, editor: str, joined: list[str], request: gr.Request) -> None:
+    def _main_settings(self, form: tuple[Any, ...], request: gr.Request) -> None:
         """The few main controls of the chosen methods."""
-        self._settings([f for f in _fields(inversion, editor, joined) if f.is_main], request)
+        self._settings([field for field in _fields(form) if field.is_main], request)
 
-    def _other_settings(self, inversion: str, editor: str, joined: list[str], request: gr.Request) -> None:
+    def _other_settings(self, form: tuple[Any, ...], request: gr.Request) -> None:
         """All their other fields."""
-        self._settings([f for f in _fields(inversion, editor, joined) if not f.is_main], request)
+        self._settings([field for field in _fields(form) if not field.is_main], request)
 
     def _settings(self, fields: Sequence[Field], request: gr.Request) -> None:
         session = self.session(request)
@@ -228,7 +228,8 @@ class Page:
     def _control(self, session: Session, field: Field) -> None:
         """One widget, made from a field's type, that writes to the session."""
         value = field.shows(session.value_of(field))
-        common: dict[str, Any] = {"label": field.label, "info": field.argument.help, "min_width": 260, "scale": 1}
+        common: dict[str, Any] = {"label": field.label, "info": field.argument.help, "interactive": True}
+        common |= {"min_width": 260, "scale": 1}
         match field.look:
             case "toggle":
                 widget: Any = gr.Checkbox(value, **common)
@@ -251,7 +252,7 @@ class Page:
                 return texts.error(str(error))
             return gr.skip()
 
-        widget.change(changed, widget, self.status, queue=False, show_progress="hidden", api_visibility="private")
+        widget.input(changed, widget, self.status, queue=False, show_progress="hidden", api_visibility="private")
 
     def _see(self) -> None:
         with gr.Tab("Result", render_children=True):
@@ -328,10 +329,13 @@ class Page:
     def _connect(self, page: gr.Blocks) -> None:
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         slow: dict[str, Any] = {
-            "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private", "trigger_mode": "once",
+            "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private",
+            "trigger_mode": "multiple",
         }  # fmt: skip
         opened = [self.picture, self.mask, self.source, self.status]
-        self.choices = [self.editor, self.inversion, self.joined, self.described, self.refused]
+        self.choices = [
+            self.editor, self.inversion, self.joined, self.described, self.refused, self.swept, self.form,
+        ]  # fmt: skip
         asked = [
             self.source, self.target, self.model, self.inversion, self.editor, self.joined, self.guidance, self.steps,
             self.seed, self.blend_source, self.blend_target, self.mask, self.outside, self.fit, self.any_words,
@@ -356,8 +360,8 @@ class Page:
         usual = [self.steps, self.guidance]
         self.model.input(self.choose_model, self.model, [*self.choices, self.pairs, *usual, *watched], **slow)
         chosen = [self.model, self.editor, self.inversion, self.joined]
-        self.editor.input(self.choose_editor, chosen, self.choices, **slow)
-        self.inversion.input(self.choose_inversion, chosen, self.choices, **slow)
+        self.editor.input(self.choose_editor, [self.model, self.editor], self.choices, **slow)
+        gr.on([self.inversion.input, self.joined.input], self.choose_inversion, chosen, self.choices, **slow)
 
         gr.on([self.go.click, self.target.submit], self.edit, asked, [*watched, *self.view], **slow)
         self.halt.click(self.stop, None, None, **quick)
@@ -368,8 +372,6 @@ class Page:
         self.at_step.release(self.look, looked, [*watched, *maps], **slow)
 
         self.compared.change(self.choose_compared, self.compared, [self.pairs, self.targets, self.sweep], **quick)
-        gr.on([self.inversion.change, self.editor.change, self.joined.change], self.sweepable,
-              [self.inversion, self.editor, self.joined], self.swept, **quick)  # fmt: skip
         compared = [self.compared, self.pairs, self.targets, self.swept, self.values, *asked]
         cells = [self.cells, self.cell_numbers, self.sheet]
         self.compare.click(self.compare_all, compared, [*watched, *self.view, *cells], **slow)
@@ -377,9 +379,9 @@ class Page:
         self.history.select(self.open_old, None, [self.status, *self.view], **slow)
         taken = [
             self.source, self.target, *self.choices, self.guidance, self.steps, self.seed, self.blend_source,
-            self.blend_target, self.outside, self.fit, self.any_words, self.force, self.form, self.status,
+            self.blend_target, self.outside, self.fit, self.any_words, self.force, self.status,
         ]  # fmt: skip
-        self.take_up.click(self.take_settings, [self.number, self.form], taken, **slow)
+        self.take_up.click(self.take_settings, self.number, taken, **slow)
 
     # --- the picture ------------------------------------------------------------------------------------------------
 
@@ -445,10 +447,11 @@ class Page:
 
         yield from self.watched(session.load(model), finish, request)
 
-    def choose_editor(self, model: str, editor: str, inversion: str, joined: list[str]) -> Changes:
+    def choose_editor(self, model: str, editor: str) -> Changes:
         return self._methods(model, editor, None, [])
 
     def choose_inversion(self, model: str, editor: str, inversion: str, joined: list[str]) -> Changes:
+        """An inversion, or editors that are joined to the first, were chosen."""
         return self._methods(model, editor, inversion, joined)
 
     def _methods(self, model: str, editor: str, inversion: str | None, joined: Sequence[str]) -> Changes:
@@ -461,11 +464,15 @@ class Page:
         inversion = wanted if wanted in legal else legal[0]
         others = [name for name in editors if name != editor]
         joins = joinable(self.house.shelf.get(model), inversion, editor, others)
+        joined = [name for name in joined if name in joins]
+        self.forms += 1
         methods = [registry.describe("editors", editor), registry.describe("inversions", inversion)]
         return {
             self.editor: gr.update(choices=_titled("editors", editors), value=editor),
             self.inversion: gr.update(choices=_titled("inversions", legal), value=inversion),
-            self.joined: gr.update(choices=list(joins), value=[name for name in joined if name in joins]),
+            self.joined: gr.update(choices=list(joins), value=joined),
+            self.swept: gr.update(choices=swept(inversion, (editor, *joined)), value="guidance"),
+            self.form: (self.forms, inversion, editor, *joined),
             self.described: "\n\n".join(about(method) for method in methods),
             self.refused: texts.refused(choices.refused_for(editor)),
         }
@@ -605,9 +612,6 @@ class Page:
             for place, visible in zip((self.pairs, self.targets, self.sweep), shown, strict=True)
         }
 
-    def sweepable(self, inversion: str, editor: str, joined: list[str]) -> Any:
-        return gr.update(choices=swept(inversion, (editor, *(joined or ()))), value="guidance")
-
     def compare_all(self, request: gr.Request, what: str, named: list[str], targets: str, setting: str, values: str,
                     *asked: Any) -> Iterator[Changes]:  # fmt: skip
         session = self.session(request)
@@ -643,7 +647,7 @@ class Page:
         told = f"edit {number}: {edit.request.title}, {edit.request.target!r}; take up its settings under Keep"
         return {**self._view(edit, request), self.status: texts.note(told[:1].upper() + told[1:])}
 
-    def take_settings(self, number: int, form: int, request: gr.Request) -> Changes:
+    def take_settings(self, number: int, request: gr.Request) -> Changes:
         session = self.session(request)
         if not number:
             return {self.status: texts.note("Edit a picture first.")}
@@ -663,7 +667,6 @@ class Page:
             self.fit: asked.fit,
             self.any_words: asked.any_words,
             self.force: asked.force,
-            self.form: form + 1,
             self.status: texts.note(f"The settings of edit {number} are taken up."),
         }
 
@@ -688,9 +691,12 @@ def _titled(group: registry.Group, names: Sequence[str]) -> list[tuple[str, str]
     return [(f"{name}: {title}" if len(title) < LONGEST else name, name) for name, title in titles.items()]
 
 
-def _fields(inversion: str, editor: str, joined: Sequence[str] | None) -> list[Field]:
+def _fields(form: tuple[Any, ...]) -> list[Field]:
     """The fields of the chosen methods, and of local_blend, which words or a mask may add."""
-    names = dict.fromkeys([editor, *(joined or ()), "local_blend"])
+    if not form:
+        return []
+    _, inversion, *editors = form
+    names = dict.fromkeys([*editors, "local_blend"])
     return [*fields_of("inversions", inversion), *(field for name in names for field in fields_of("editors", name))]
 
 
