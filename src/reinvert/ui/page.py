@@ -252,7 +252,7 @@ class Page:
                 return texts.error(str(error))
             return gr.skip()
 
-        widget.input(changed, widget, self.status, queue=False, show_progress="hidden", api_visibility="private")
+        widget.change(changed, widget, self.status, queue=False, show_progress="hidden", api_visibility="private")
 
     def _see(self) -> None:
         with gr.Tab("Result", render_children=True):
