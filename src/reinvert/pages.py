@@ -39,7 +39,8 @@ class PageField:
 
 @dataclass(frozen=True)
 class Page:
-    """What a class says of itself: module and class docstring, class variables, fields (base classes' first)."""
+    """What a class says of itself: module and class docstring, class variables, and fields, those that every method has
+    last."""
 
     module_doc: str
     class_doc: str
@@ -78,6 +79,9 @@ def _read_page(module: str, base_module: str, base: str) -> Page:
     fields: dict[str, PageField] = {}
     for owner, name in reversed(lineage):
         _read_class(_source(owner), name, variables, fields)
+    common = dict[str, PageField]()
+    _read_class(_source(lineage[-1][0]), lineage[-1][1], {}, common)
+    fields = {name: fields[name] for name in sorted(fields, key=lambda name: name in common)}
     node = source.classes[lineage[0][1]]
     post_init = next(filter(None, (_post_init(_source(owner), name) for owner, name in lineage)), None)
     return Page(ast.get_docstring(source.tree) or "", ast.get_docstring(node) or "", variables, fields, post_init)

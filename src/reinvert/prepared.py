@@ -26,6 +26,8 @@ from reinvert.image import (
     open_mask,
     to_tensor,
 )
+from reinvert.inversions.base import Encode
+from reinvert.noise import posterior
 from reinvert.precision import around
 
 Picture = Image.Image
@@ -46,14 +48,31 @@ class Prepared:
 
 @exclusive
 def prepare(
-    model: Backbone, pictures: Sequence[Picturelike], fit: FitMode = "crop", max_pixels: int = MAX_PIXELS
+    model: Backbone,
+    pictures: Sequence[Picturelike],
+    fit: FitMode = "crop",
+    max_pixels: int = MAX_PIXELS,
+    *,
+    encode: Encode = "mean",
+    seed: int = 0,
 ) -> Prepared:
-    """Open, fit and encode pictures. All of a batch must come out the same size."""
+    """Open, fit and encode pictures: as the mean of the VAE's posterior, or as a sample that the seed draws. All of a
+    batch must come out the same size."""
     fitted = [fit_image(open_image(p, max_pixels=max_pixels), model.image_size, model.multiple, fit) for p in pictures]
     if len({picture.size for picture, _ in fitted}) > 1:
         raise ReinvertError("pictures of one batch must come out the same size; use --fit crop, or one at a time")
-    latents = torch.cat([model.encode(pixels(model, picture)) for picture, _ in fitted])  # a batch saves no time here
+    noise = None
+    if encode == "sample":
+        width, height = fitted[0][0].size
+        shape = (model.latent_shape[0], height // model.factor, width // model.factor)
+        noise = posterior(shape, seed, model.dtype)
+    latents = torch.cat([_encoded(model, picture, noise) for picture, _ in fitted])  # a batch saves no time here
     return Prepared(latents, tuple(f for _, f in fitted), tuple(picture for picture, _ in fitted))
+
+
+def _encoded(model: Backbone, picture: Picture, noise: Tensor | None) -> Tensor:
+    images = pixels(model, picture)
+    return model.encode(images) if noise is None else model.encode(images, noise)
 
 
 def pixels(model: Backbone, pictures: Picture | Sequence[Picture]) -> Tensor:

@@ -16,7 +16,7 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -152,10 +152,12 @@ def _tupled(value: Any) -> Any:
 
 
 def arguments(cls: type[Any]) -> tuple[Argument, ...]:
-    """The schema of a method, with the string below each field as its help."""
-    types, help_of = typing.get_type_hints(cls), _field_docs(cls)
+    """The schema of a method, with the string below each field as its help; what every method has comes last."""
+    types, lineage = typing.get_type_hints(cls), [owner for owner in reversed(cls.__mro__) if is_dataclass(owner)]
+    help_of = {name: told for owner in lineage for name, told in _field_docs(owner).items()}
+    common = {f.name for f in fields(lineage[0])}
     made: list[Argument] = []
-    for f in fields(cls):
+    for f in sorted(fields(cls), key=lambda f: f.name in common):
         default = f.default if f.default is not MISSING else None
         if f.default_factory is not MISSING:
             default = f.default_factory()

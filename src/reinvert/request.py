@@ -160,7 +160,7 @@ class Request:
 
         if trajectory is None:
             model.times(steps, model.latent_shape[1:])  # refuses a number that is none
-            given = prepare(model, pictures, fit, max_pixels)
+            given = prepare(model, pictures, fit, max_pixels, encode=method.encode, seed=seed)
             check_pictures(model, given.pictures, given.latents, force)
             path, latents, walked = given.latents[None], given.latents, steps
         else:
@@ -231,9 +231,8 @@ class Request:
         given = self.given[part]
         pictures, (h, w) = pixels(self.model, given.pictures), given.latents.shape[-2:]
         mask = None if self.masks is None else cells(self.masks[part], (h, w))
-        stages = self.inversion.stages(
-            Source(self.model, given.latents, self.sources[part], self.steps, self.guidance, self.seed, pictures, mask)
-        )
+        source = Source(self.model, given.latents, self.sources[part], self.steps, self.guidance, self.seed, pictures)
+        stages = self.inversion.stages(replace(source, mask=mask, drawn=self.inversion.drawn))
         while True:
             try:
                 progress = next(stages)
@@ -358,8 +357,8 @@ def prepared_edit(
     def case() -> Case:
         path, steps = trajectory.path.to(model.device), trajectory.walked
         mask = None if masks is None else cells(masks, (path.shape[-2], path.shape[-1]))
-        grid, kept = trajectory.steps, trajectory.kept
-        return Case(model, trajectory.prompts, targets, steps, path, mask, masks, seed, grid, own, kept)
+        grid, kept, drawn = trajectory.steps, trajectory.kept, _maker(trajectory).drawn
+        return Case(model, trajectory.prompts, targets, steps, path, mask, masks, seed, grid, own, kept, drawn)
 
     for editor in editors:
         trajectory = editor.prepare(trajectory, case())

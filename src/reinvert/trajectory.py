@@ -338,6 +338,7 @@ class Trajectory:
         def write(draft: Path) -> None:
             try:
                 save_file(tensors, draft, header)
+                _settle(draft)
             except SafetensorError as error:  # a full disk is told in the library's own words
                 raise OSError(errno.ENOSPC, f"{error}") from error
 
@@ -388,6 +389,18 @@ class Trajectory:
 def _together(own: Hooks | None, hooks: Hooks | None) -> Hooks | None:
     """The inversion's own rule below those of the editors."""
     return Chain([own, hooks]) if own is not None and hooks is not None else own or hooks
+
+
+def _settle(path: Path) -> None:
+    """Put a file's metadata in order, which the library shuffles, so that equal trajectories are equal files."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(length))
+        metadata = dict(sorted(header.pop("__metadata__").items()))
+        text = json.dumps({"__metadata__": metadata, **header}, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 _KEPT = "kept."

@@ -154,8 +154,8 @@ class Backbone(Protocol):
         this family draw it (FLUX's draw packed tokens): the same seed gives their noise."""
         ...
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Scaled posterior means [n, channel, h, w]."""
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Scaled posterior means [n, channel, h, w]; given standard normal noise of that shape, posterior samples."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

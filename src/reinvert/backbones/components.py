@@ -73,11 +73,15 @@ def t5_in_range(encoder: Any) -> Any:
 
 
 @torch.no_grad()
-def vae_encode(vae: Any, images: Tensor) -> Tensor:
-    """(posterior mean - shift) scale, [n, channel, h, w] in float32 (float64 stays); images are on the VAE's device."""
+def vae_encode(vae: Any, images: Tensor, noise: Tensor | None = None) -> Tensor:
+    """(posterior mean + deviation noise - shift) scale, [n, channel, h, w] in float32 (float64 stays); images are on
+    the VAE's device."""
     with _in_range(vae):
         posterior = vae.encode(images.to(vae.dtype)).latent_dist
-    return (wide(posterior.mean) - _shift(vae)) * float(vae.config.scaling_factor)
+    z = wide(posterior.mean)
+    if noise is not None:
+        z = z + wide(posterior.std) * noise.to(z)
+    return (z - _shift(vae)) * float(vae.config.scaling_factor)
 
 
 @torch.no_grad()

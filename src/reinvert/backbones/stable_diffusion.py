@@ -142,8 +142,8 @@ class StableDiffusion:
         """See `Backbone.draw`."""
         return in_order(shape, generator)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return vae_encode(self.stage.bring(self.vae), images.to(self.device))
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        return vae_encode(self.stage.bring(self.vae), images.to(self.device), noise)
 
     def decode(self, latents: Tensor) -> Tensor:
         return vae_decode(self.stage.bring(self.vae), latents.to(self.device))

@@ -42,6 +42,8 @@ class Case:
     """For a batch whose cases differ in more than their prompts: fields of editors by name, one mapping per case."""
     kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """What else the inversion kept (`Trajectory.kept`)."""
+    drawn: int = 0
+    """How many of the seed's draws the encoding of the pictures took."""
 
     @property
     def latent(self) -> tuple[int, int]:

@@ -56,7 +56,7 @@ class BlendedLatent(Editor):
         published = self.compat == "published"
         grid = model.times(trajectory.steps, case.latent, 0 if published else None)
         times = grid[int(self.skip * trajectory.steps) :]
-        noise = draws(clean, case.seed)
+        noise = draws(clean, case.seed, skip=case.drawn)
         first = next(noise)
         start = first if published else add_noise(clean, first, model.level(times[0]))
         # What surrounds the edit after each step: at the level that is left, or rightly at the one that is reached.

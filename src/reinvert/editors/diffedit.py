@@ -98,7 +98,7 @@ class _DiffEditHooks(Hooks):
         model, clean = case.model, case.path[0]
         grid, steps = model.times(case.grid_steps, case.latent), case.grid_steps
         time = grid[steps - max(1, int(method.mask_strength * steps))]
-        level, noises = model.level(time), islice(draws(clean, case.seed), method.maps)
+        level, noises = model.level(time), islice(draws(clean, case.seed, skip=case.drawn), method.maps)
         noised = torch.stack([add_noise(clean, noise, level) for noise in noises])
 
         def answer(prompts: tuple[str, ...]) -> Tensor:

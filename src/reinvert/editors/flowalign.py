@@ -54,7 +54,7 @@ class FlowAlign(Editor):
         times = model.times(trajectory.steps, case.latent)
         noised = [
             add_noise(clean, noise, model.level(time))
-            for noise, time in zip(draws(clean, case.seed, model.draw), times[:-1], strict=False)
+            for noise, time in zip(draws(clean, case.seed, model.draw, case.drawn), times[:-1], strict=False)
         ]
         path = torch.stack([*noised, clean][::-1])
 

@@ -68,7 +68,7 @@ class FlowEdit(Editor):
         model, clean = case.model, trajectory.path[0]
         most, least = self._counts(trajectory.steps)
         times = model.times(trajectory.steps, case.latent)[trajectory.steps - most :]
-        drawn = draws(clean, case.seed, model.draw)
+        drawn = draws(clean, case.seed, model.draw, case.drawn)
         # One draw a step and average, from the noisy end; one more where plain sampling begins.
         noises = [list(islice(drawn, self.n_avg)) for _ in range(most - least)]
         noises += [[next(drawn)]] if least else []

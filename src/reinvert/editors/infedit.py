@@ -47,7 +47,7 @@ class InfEdit(Editor):
         times = model.times(steps, case.latent)[steps - max(1, int(self.strength * steps)) :]
         return replace(
             trajectory,
-            path=noised_path(model, trajectory.path[0], times, case.seed),
+            path=noised_path(model, trajectory.path[0], times, case.seed, case.drawn),
             times=times,
             pulled={"strength": 1.0, "every": 1, "carry": "source"},
             source_guidance=self.source_guidance,

@@ -65,7 +65,7 @@ class KVEdit(Editor):
         start = path[len(path) - 1 - lag]
         if self.re_init:
             level = case.model.level(trajectory.grid(case.model)[0])
-            start = add_noise(path[0], next(draws(path[0], case.seed, case.model.draw)), level)
+            start = add_noise(path[0], next(draws(path[0], case.seed, case.model.draw, case.drawn)), level)
 
         def step(state: State, predict: Predictor, moment: Moment) -> State:
             stands, after = (path[moment.steps - moment.index - i].to(state.x) for i in (0, 1))

@@ -64,7 +64,7 @@ class KVEditInf(Editor):
         model, clean, cells = case.model, case.path[0], case.mask.to(case.path.device) > 0
         steps = max(1, int(self.depth * trajectory.steps))
         times = model.times(trajectory.steps, case.latent)[trajectory.steps - steps :]
-        drawn = draws(clean, case.seed, model.draw)
+        drawn = draws(clean, case.seed, model.draw, case.drawn)
         noises = repeat(next(drawn)) if self.compat == "published" else drawn
         noised = [add_noise(clean, n, model.level(t)) for n, t in zip(noises, times[:-1], strict=False)]
         path = torch.stack([*noised, clean][::-1])

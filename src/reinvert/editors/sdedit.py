@@ -43,7 +43,7 @@ class SDEdit(Editor):
     def prepare(self, trajectory: Trajectory, case: Case) -> Trajectory:
         model, clean = case.model, trajectory.path[0]
         times = model.times(trajectory.steps, case.latent)[trajectory.steps - int(self.strength * trajectory.steps) :]
-        noise = next(draws(clean, case.seed))
+        noise = next(draws(clean, case.seed, skip=case.drawn))
         noised = [add_noise(clean, noise, model.level(time)) for time in reversed(times[:-1])]
         # An anchored source is not evaluated unless a joined editor reads it.
         pulled = held(1.0)

@@ -75,7 +75,7 @@ class TurboEdit(Editor):
         if told[-1] < 0 or len(set(told)) < len(told):
             raise ReinvertError(f"{self.name} takes few steps, of which {trajectory.steps} are too many here")
         noised = [time - round(self.shift * count) for time in told]
-        drawn = draws(clean, case.seed, model.draw)
+        drawn = draws(clean, case.seed, model.draw, case.drawn)
         latents = [add_noise(clean, next(drawn), model.level(time)) if time > 0 else clean for time in noised]
         path = torch.stack([*latents, clean][::-1])
         return replace(trajectory, path=path, times=(*told, FINAL), pulled=None, stepper=self._step(path))

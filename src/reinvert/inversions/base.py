@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class Progress:
 
 
 Inverting = Generator[Progress, None, Trajectory]
+Encode = Literal["mean", "sample"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Inversion:
     """The kinds of attention that it acts on or reads: a model must have them all."""
     finds_noise: ClassVar[bool] = True
     """Whether its trajectory ends in noise that an edit can begin from."""
+    encode: Encode = "mean"
+    """What a picture is encoded as: the mean of the VAE's posterior, or a sample of it that the seed draws."""
 
     def stages(self, source: Source) -> Inverting:
         """Invert, yielding `Progress`; the generator's return value is the trajectory."""
@@ -121,6 +124,11 @@ class Inversion:
     def keeps(self) -> Mapping[str, Kept]:
         """What its trajectories keep besides path and null side, by name and shape (`trajectory.Kept`)."""
         return {}
+
+    @property
+    def drawn(self) -> int:
+        """How many of the seed's draws the encoding of a picture takes."""
+        return 1 if self.encode == "sample" else 0
 
     @property
     def fits_guidance(self) -> bool:

@@ -30,14 +30,15 @@ from reinvert.steps import ddpm_mean, dpm_mean
 from reinvert.trajectory import Kept, Trajectory, source_conditioning
 
 
-def noised_path(model: Backbone, clean: Tensor, times: tuple[Time, ...], seed: int) -> Tensor:
+def noised_path(model: Backbone, clean: Tensor, times: tuple[Time, ...], seed: int, drawn: int = 0) -> Tensor:
     """`clean` [case, channel, h, w], and above it itself noised anew to every level of `times` (noise to clean).
 
     The path is [N + 1, case, channel, h, w]. Its noise is drawn from the clean end upwards, so that a level gets the
     same noise wherever the walk begins.
     """
     levels = [model.level(time) for time in reversed(times[:-1])]
-    noised = [add_noise(clean, n, level) for level, n in zip(levels, draws(clean, seed), strict=False)]
+    noises = draws(clean, seed, skip=drawn)
+    noised = [add_noise(clean, n, level) for level, n in zip(levels, noises, strict=False)]
     return torch.stack([clean, *noised])
 
 
@@ -77,7 +78,7 @@ class EditFriendly(Inversion):
 
     def stages(self, source: Source) -> Inverting:
         times = source.grid()[int(self.skip * source.steps) :]
-        path = noised_path(source.model, source.x0, times, source.seed)
+        path = noised_path(source.model, source.x0, times, source.seed, source.drawn)
         yield Progress("noising", 1, 1)
         published, stored = self.compat == "published", self.form == "stored"
         kept: dict[str, Tensor] = {}
