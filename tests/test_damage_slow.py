@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import test_loading_additions
 import test_loading_single_file
 from bench_runs import write_run
-from conftest import SOURCE, make_picture
+from conftest import SOURCE, TARGET, make_picture
 from damage import VALUES, Specimen, watched
 from PIL import Image
+from safetensors.torch import load_file, save
 from test_damage import DATA, EDITS, PNG, SCENE, _csv, _json, read_list
-from test_files import RANDOM, law, recipe_specimen
+from test_files import RANDOM, law, recipe_specimen, written
 
 import reinvert
 from reinvert import cli
@@ -74,6 +78,66 @@ def test_scenes(capsys: pytest.CaptureFixture[str]) -> None:
             raise reinvert.ReinvertError("refused")
 
     tried(Specimen("scene", {"scene.json": SCENE}, _json, read, {}, ("scene.json",)), 300, capsys)
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def test_models_in_several_files(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A UNet in two files with the index beside them, which says what is read."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "m")
+    whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(whole)
+    whole.unlink()
+    names = [f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    where = {key: names[index % 2] for index, key in enumerate(sorted(weights))}
+    for name in names:
+        part = {key: value for key, value in weights.items() if where[key] == name}
+        (folder / "unet" / name).write_bytes(save(part, {"format": "pt"}))
+    index = {"metadata": {"total_size": 1}, "weight_map": where}
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    jsons = ("model_index.json", "unet/diffusion_pytorch_model.safetensors.index.json", "unet/config.json",
+             "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json",
+             "tokenizer/tokenizer_config.json")  # fmt: skip
+    values = {name: json.loads((folder / name).read_text()) for name in jsons}
+    raw = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    def read(folder: Path) -> None:
+        model = reinvert.load(folder, device="cpu", dtype="float32")
+        reinvert.edit(model, make_picture(0), source=SOURCE, target=TARGET, steps=1)
+
+    rest = {name: content for name, content in raw.items() if name not in jsons}
+    tried(Specimen("model", values, written, read, rest, tuple(raw)), 80, capsys)
+
+
+def test_additions(tiny_folder: Path, lora: Path, files: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A LoRA, another VAE and a checkpoint in one file."""
+    words = test_loading_single_file.WORDS
+    vae = {p.name: p.read_bytes() for p in (tiny_folder / "vae").iterdir()}
+    config = {"config.json": json.loads(vae.pop("config.json"))}
+    one = files["1"][0].read_bytes()
+    whole = {p.relative_to(tiny_folder): p.read_bytes() for p in tiny_folder.rglob("*") if p.is_file()}
+
+    def loaded(path: Path, **more: Any) -> None:
+        reinvert.load(path, device="cpu", dtype="float32", **more)
+
+    def model(folder: Path) -> Path:
+        """A sound one beside what is damaged: nothing else may be opened."""
+        for name, content in whole.items():
+            path = folder / "model" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return folder / "model"
+
+    kinds = (
+        Specimen("lora", {}, written, lambda folder: loaded(model(folder), lora=folder / "a.safetensors"),
+                 {"a.safetensors": lora.read_bytes()}, ("a.safetensors",)),
+        Specimen("vae", config, written, lambda folder: loaded(model(folder), vae=folder), vae, ("config.json", *vae)),
+        Specimen("one file", {}, written, lambda folder: loaded(folder / "a.safetensors", tokenizer=words),
+                 {"a.safetensors": one}, ("a.safetensors",)),
+    )  # fmt: skip
+    for kind in kinds:
+        tried(kind, 40, capsys)
 
 
 # --- command lines --------------------------------------------------------------------------------------------------
