@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SOURCE, TARGET, gap, relative_l2, watch_walk
 
+from reinvert.cli.program import main
 from reinvert.editors.base import Case
 from reinvert.editors.pix2pix_zero import Pix2PixZero, _ZeroHooks, sentences
 from reinvert.errors import ReinvertError
@@ -121,3 +122,17 @@ def test_what_is_needed_is_evaluated_and_one_step_of_maps_is_kept(tiny64, clean)
     before = tiny64.tally.copy()
     watch_walk(tiny64, path, [TARGET], [Pix2PixZero(amount=0.0)])
     assert tiny64.tally.since(before).forwards == 2 * STEPS
+
+
+def test_sentence_banks_from_the_command_line(tiny_folder, picture, tmp_path) -> None:
+    """Files of sentences are read, and the sidecar names them."""
+    picture.save(tmp_path / "in.png")
+    for name, concept in (("before", "cat"), ("after", "dog")):
+        (tmp_path / f"{name}.txt").write_text(f"a {concept} sitting on a table\nthe {concept} near the river\n")
+    words = ["--model", str(tiny_folder), "--device", "cpu", "--steps", "2", "--editor", "pix2pix_zero"]
+    banks = ["--source-bank", f"@{tmp_path}/before.txt", "--target-bank", f"@{tmp_path}/after.txt"]
+    edit = ["edit", str(tmp_path / "in.png"), "--source", SOURCE, "--target", TARGET, *words]
+    for output, more in (("a.png", banks), ("b.png", [])):
+        assert main([*edit, *more, "--amount", "1", "-o", str(tmp_path / output)]) == 0
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+    assert "before.txt" in (tmp_path / "a.png.json").read_text()

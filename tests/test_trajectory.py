@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,3 +225,19 @@ def test_damaged_files_never_raise_anything_else(tiny, written, data) -> None:
     except ReinvertError as error:
         refused = str(error)
     assert "\n" not in refused.replace(str(path), "")
+
+
+def test_what_is_no_file_s_name_is_refused_in_a_sentence() -> None:
+    """In a process of its own, without the type checks of the tests."""
+    program = """
+from reinvert.errors import ReinvertError
+from reinvert.trajectory import Trajectory
+for wrong in (5, None, b"a", ["a"]):
+    try:
+        Trajectory.load(wrong)
+    except ReinvertError as error:
+        assert "a trajectory is loaded from a file's name, not from " in str(error)
+    else:
+        raise AssertionError(wrong)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

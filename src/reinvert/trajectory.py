@@ -347,7 +347,10 @@ class Trajectory:
     @classmethod
     def load(cls, path: str | Path) -> Trajectory:
         """Read a file written by `save`; tensors come back in float32 (float64 stays)."""
-        path = Path(path)
+        try:
+            path = Path(path)
+        except TypeError as error:
+            raise ReinvertError(f"a trajectory is loaded from a file's name, not from {shown(repr(path))}") from error
         name = shown(path)
         if not path.is_file():
             raise refusal(f"{name} does not exist; write one with `reinvert invert`")
