@@ -27,11 +27,13 @@ from conftest import SOURCE, TARGET, make_picture
 from damage import VALUES, Specimen, watched
 from PIL import Image
 from safetensors.torch import load_file, save
-from test_damage import DATA, EDITS, PNG, SCENE, _csv, _json, read_list
+from test_damage import DATA, EDITS, PNG, SCENE, _csv, _json, _json_lines, read_list
 from test_files import RANDOM, law, recipe_specimen, written
 
 import reinvert
 from reinvert import cli
+from reinvert.bench.score import Networks
+from reinvert.bench.scoring import Setup, open_run, score_run
 from reinvert.cli.program import COMMANDS
 
 pytestmark = pytest.mark.slow
@@ -78,6 +80,34 @@ def test_scenes(capsys: pytest.CaptureFixture[str]) -> None:
             raise reinvert.ReinvertError("refused")
 
     tried(Specimen("scene", {"scene.json": SCENE}, _json, read, {}, ("scene.json",)), 300, capsys)
+
+
+def test_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `bench status`, `score` and `report` read them."""
+    made, run = write_run(tmp_path / "run", 2, rows=("copy", "vae", "ddim+p2p")), tmp_path / "run"
+    networks = Networks()
+    list(score_run(open_run(run), made, Setup("strict", networks=networks.describe()), networks))
+    lines = {name: _lines(run / name) for name in ("records.jsonl", "scores-strict.jsonl")}
+    values = {**lines, "run.json": {"data": "picturebook:2", "name": "x", "cells": {"edit": {"copy": 2}}, "dtype": "x"}}
+    pictures = {f"images/{path.name}": path.read_bytes() for path in (run / "images").iterdir()}
+
+    def write(name: str, value: Any) -> bytes:
+        return _json_lines(name, value) if name.endswith("l") else _json(name, value)
+
+    def read(folder: Path) -> None:
+        told = [
+            spoken("bench", "status", str(folder)),
+            spoken("bench", "score", str(folder), "--mode", "strict", "--networks", "none", "--quiet"),
+            spoken("bench", "report", str(folder), "--resamples", "100", "--write", "csv", "html"),
+        ]
+        if any(code for code, _ in told):
+            raise reinvert.ReinvertError("refused")
+
+    tried(Specimen("run", values, write, read, pictures), 24, capsys)
+
+
+def _lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # --- models ---------------------------------------------------------------------------------------------------------
