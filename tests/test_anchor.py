@@ -8,7 +8,7 @@ import torch
 from reinvert.anchor import Anchor
 from reinvert.hooks import Hooks
 from reinvert.level import Level, Moment
-from reinvert.loop import Predictor, State
+from reinvert.loop import Predictor, Prompts, State
 from reinvert.steps import ddim
 from reinvert.text import Conditioning, Text
 
@@ -34,7 +34,7 @@ def pulled(tiny):
 
     def pull(anchor: Anchor, after: torch.Tensor, index: int) -> torch.Tensor:
         before = tiny.tally.copy()
-        unused = Predictor(tiny, Conditioning(Text(after), Text(after)), (1.0,), Hooks(), ())
+        unused = Predictor(tiny, Prompts(Conditioning(Text(after), Text(after))), (1.0,), Hooks(), ())
         state = anchor.pull(State((after,)), State((after,)), unused, ddim, moment(index))
         assert tiny.tally == before
         return state.x

@@ -375,7 +375,7 @@ TOGETHER = {"mask_source": ["--mask-target", "x"], "mask_target": ["--mask-sourc
 """Fields that are only allowed with another one."""
 OF_ITS_OWN = {"strategy": "add_q", "double": "3", "single": "4,5", "inject": "4"}
 """Where the plain value below is none of the field's, or is its default."""
-TYPED = {"": "x", "X": "0.15", "N": "3", "TEXT": "x", "WORD,WORD": "x,y", "WORD=X": "x=2"} | {
+TYPED = {"": "x", "X": "0.22", "N": "3", "TEXT": "x", "WORD,WORD": "x,y", "WORD=X": "x=2"} | {
     "SHARE": "0.1:0.2",
     "SHARE|WORD=SHARE": "x=0.1",
     "JSON": "null",
@@ -539,7 +539,7 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
     (("invert", "good.trajectory.safetensors"), "trajectory already"),
     (("invert", "cat.png", "--source", SOURCE, "--quantile", "0.7"), "no option --quantile"),
     (("reconstruct", "cat.png"), "--source"),
-    (("methods", "nothing"), "direct, edict"),
+    (("methods", "nothing"), "`reinvert methods` lists them"),
     (("draw",), "say what to draw"),
     (("draw", "a cow on grass"), "'cow'"),
     (("draw", "a cat on grass", "--random"), "not allowed"),

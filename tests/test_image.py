@@ -173,7 +173,8 @@ def test_a_transparent_colour_becomes_white(tmp_path, mode, transparent, other):
 def test_cmyk_and_ycbcr(tmp_path):
     cyan = open_image(stored(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), tmp_path / "a.jpg", quality=100))
     assert np.abs(pixels(cyan) - (0, 255, 255)).max() <= 3
-    grey = open_image(stored(Image.new("YCbCr", (8, 8), (90, 128, 128)), tmp_path / "a.tiff"))
+    # Pillow 12.3 cannot read a YCbCr TIFF without compression, its own neither
+    grey = open_image(stored(Image.new("YCbCr", (8, 8), (90, 128, 128)), tmp_path / "a.tiff", compression="tiff_lzw"))
     assert np.abs(pixels(grey) - 90).max() <= 1
 
 

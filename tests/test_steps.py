@@ -19,7 +19,7 @@ from reinvert.errors import ReinvertError
 from reinvert.hooks import Hooks
 from reinvert.inversions.base import Source
 from reinvert.level import FINAL, Level, Moment, Split
-from reinvert.loop import Predictor, State, add_noise, last, moments, walk
+from reinvert.loop import Predictor, Prompts, State, add_noise, last, moments, walk
 from reinvert.steps import ddim
 from reinvert.text import Conditioning, Text
 
@@ -230,7 +230,7 @@ def test_the_step_moves_only_the_latents_it_predicts(tiny) -> None:
     x = random(4, 2, 1, 3, 4, 4)
     state = State((x,), memory=(torch.ones(1),))
     moment = next(iter(moments(tiny, tiny.times(2))))
-    predictor = Predictor(Fixed(tiny, lambda x, time: x), conditions(2), (1.0, 1.0), Hooks(), (0, 1))
+    predictor = Predictor(Fixed(tiny, lambda x, time: x), Prompts(conditions(2)), (1.0, 1.0), Hooks(), (0, 1))
     after = ddim(state, predictor, moment)
     assert torch.equal(after.memory[0], torch.ones(1))
     assert len(after.latents) == 1
@@ -263,7 +263,7 @@ def test_a_step_asks_where_it_says(tiny) -> None:
 def test_the_middle_is_read_at_its_own_level(tiny) -> None:
     x, e = random(0), random(1)
     moment = next(iter(moments(tiny, (401, 501)))).asking(451, tiny.level(451))
-    split = Predictor(Fixed(tiny, lambda x, time: e), conditions(), (1.0,), Hooks(), (0,))(x, moment)
+    split = Predictor(Fixed(tiny, lambda x, time: e), Prompts(conditions()), (1.0,), Hooks(), (0,))(x, moment)
     assert gap(split.at(tiny.level(451)), x) < 1e-12
     assert gap(split.noise, e) == 0
 

@@ -20,7 +20,7 @@ from reinvert.backbones.stable_diffusion import StableDiffusion
 from reinvert.hooks import Hooks
 from reinvert.inversions.base import Source, climb, finish
 from reinvert.inversions.style_diffusion import StyleDiffusion, _Fit, _Kept, modulation
-from reinvert.loop import Predictor, State, moments
+from reinvert.loop import Predictor, Prompts, State, moments
 from reinvert.trajectory import source_conditioning
 
 FILE = Path(__file__).parents[3] / "shared" / "parity" / "style_diffusion_float64.safetensors"
@@ -87,7 +87,7 @@ def test_a_step_s_fit_given_the_step_before(source, method, features, seen, thei
     model = source.model
     fit = _Fit(method, theirs["zstar"][:, None], GUIDANCE, features, [before], dict(seen))
     moment = list(moments(model, source.grid()))[step]
-    predict = Predictor(model, source_conditioning(model, source.prompts), (GUIDANCE,), Hooks(), (0,))
+    predict = Predictor(model, Prompts(source_conditioning(model, source.prompts)), (GUIDANCE,), Hooks(), (0,))
     with model.attending():
         reached = fit(State((theirs["cur"][step][None, None],)), predict, moment).x
     after, wanted = fit.networks[0], network(theirs, f"M{step}")
