@@ -316,19 +316,20 @@ def naming_loss(answers: Tensor, scenes: Sequence[Scene]) -> Tensor:
     return torch.stack(losses).sum() / len(scenes)
 
 
-def rate_at(recipe: ClipRecipe, step: int) -> float:
+def rate_at(recipe: ClipRecipe, step: float) -> float:
     """The learning rate falls as a half cosine to a fiftieth."""
     return recipe.rate * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / recipe.steps))))
 
 
 def train_clip(
     recipe: ClipRecipe, album: Album, out: Path, minutes: float, tell: Callable[[str], None] | None = None,
-    every_s: float = 120.0, device: torch.device | None = None,
+    every_s: float = 120.0, device: torch.device | None = None, by_clock: bool = False,
 ) -> Untyped:  # fmt: skip
     """Train for `recipe.steps` steps or `minutes` in all, whichever ends first, going on from the checkpoint in `out`.
 
     With time for all steps the result depends on the recipe alone, however often it was interrupted. Returns the
-    moving average of the weights. `tell` gets progress; a checkpoint is written every `every_s` seconds.
+    moving average of the weights. `by_clock`: the learning rate also falls with the time spent. `tell` gets progress; a
+    checkpoint is written every `every_s` seconds.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = read_tokenizer()
@@ -347,7 +348,8 @@ def train_clip(
         loss = contrastive_loss(pictures, captions, scale, is_true(batch.claims, batch.shows).to(device))
         if recipe.naming:
             loss = loss + recipe.naming * naming_loss(namer(token), batch.scenes)
-        stage.update(loss, rate_at(recipe, stage.step))
+        share = max(stage.step / recipe.steps, stage.progress if by_clock else 0.0)
+        stage.update(loss, rate_at(recipe, share * recipe.steps))
         now = time.monotonic()
         stage.elapsed = before + now - started
         if tell and now - told > 15:

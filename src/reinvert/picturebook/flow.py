@@ -57,9 +57,10 @@ class ZerosProcessor:
         text_k = normed(attn.norm_added_k, heads(attn.add_k_proj(encoder_hidden_states)))
         v, text_v = heads(attn.to_v(hidden_states)), heads(attn.add_v_proj(encoder_hidden_states))
         q, k, v = torch.cat([q, text_q], 2), torch.cat([k, text_k], 2), torch.cat([v, text_v], 2)
-        bias = torch.zeros(1, 1, 1, k.shape[2], dtype=q.dtype, device=q.device)
+        bias = torch.zeros(1, 1, 1, k.shape[2], dtype=v.dtype, device=v.device)
         bias[..., -1] = math.log(ZEROS)
-        seen = F.scaled_dot_product_attention(q, k.to(q.dtype), v, attn_mask=bias)
+        # Norms give float32 also where the rest is not.
+        seen = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=bias)
         seen = seen.transpose(1, 2).flatten(2)
         picture, text = seen[:, :pixels], seen[:, pixels:]
         picture = attn.to_out[1](attn.to_out[0](picture))

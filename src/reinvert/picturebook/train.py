@@ -184,8 +184,12 @@ class Stage:
         self.modules, self.rate, self.ema_rate, self.path, self.budget = modules, rate, ema, path, budget
         self.parameters = [p for m in modules.values() for p in m.parameters()]
         self.average = [p.detach().clone() for p in self.parameters]
-        fused = device is not None and device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(self.parameters, rate, betas=(0.9, 0.99), weight_decay=0.01, fused=fused)
+        self.fused = device is not None and device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, rate, betas=(0.9, 0.99), weight_decay=0.01, fused=self.fused
+        )
+        # A GPU does in a minute what is not to be lost.
+        self.every_s = 60.0 if self.fused else 300.0
         self.step, self.spent, self.losses = 0, 0.0, list[Tensor]()
         self.leader = not dist.is_initialized() or dist.get_rank() == 0
         self._resumed_at = time.monotonic()
@@ -259,7 +263,8 @@ class Stage:
                 state = {n.removeprefix(prefix): file.get_tensor(n) for n in names if n.startswith(prefix)}
                 if state:
                     self.optimizer.state[p] = {
-                        name: value if name == "step" else value.to(p) for name, value in state.items()
+                        name: value if name == "step" and not self.fused else value.to(p)
+                        for name, value in state.items()
                     }
         self.step, self.spent = int(meta["step"]), float(meta["spent"])
 
@@ -269,7 +274,7 @@ class Stage:
             for p, average in zip(self.parameters, self.average, strict=True):
                 p.copy_(average)
 
-    def run(self, one_loss: Callable[[], tuple[Tensor, float]], name: str, every_s: float = 300.0) -> None:
+    def run(self, one_loss: Callable[[], tuple[Tensor, float]], name: str) -> None:
         """Step until the budget is spent; `one_loss` gives (loss, learning rate)."""
         saved = shown = time.monotonic()
         while self.progress < 1.0:
@@ -283,7 +288,7 @@ class Stage:
                 done = f"step {self.step}, {self.progress:.1%}, {self.elapsed:.0f} s"
                 LOG.info(f"{name}: {done}, loss {self.loss:.4f}")
                 shown = now
-            if now - saved > every_s:
+            if now - saved > self.every_s:
                 self.save()
                 saved = now
         if self.leader:

@@ -377,7 +377,7 @@ def run(plan: Plan, out: Path, device: torch.device, processes: int = 1) -> None
         train_networks(plan, out, device)
     for name in ("picturebook", "picturebook-flow"):
         _write(tables / f"{name}.md", model_table(name, plan, judge, out, device))
-    towers = clip.train_clip(plan.towers, data.album, out, plan.minutes.clip, LOG.info, device=device)
+    towers = clip.train_clip(plan.towers, data.album, out, plan.minutes.clip, LOG.info, device=device, by_clock=True)
     clip.export(towers.cpu(), plan.towers, weights / "towers")
     through = str(weights / "picturebook")
     figures = clip.evaluate(clip.load_clip(weights / "towers"), plan.counts.edits, plan.counts.retrieved, through)
