@@ -640,8 +640,8 @@ def test_the_registry_knows_them() -> None:
         assert told.papers
         assert told.needs
         assert told.when
-        own = [f.name for f in fields(cls) if f.name in vars(cls).get("__annotations__", {})]
-        inherited = [f.name for f in fields(cls) if f.name not in own]
+        inherited = [f.name for f in fields(Trained)]
+        own = [f.name for f in fields(cls) if f.name not in inherited]
         assert [a.name for a in told.arguments] == [*own, *inherited]  # its own options come first
         assert all(a.help for a in told.arguments)
         assert set(registry.make("trained", name).settings) == {f.name for f in fields(cls)}
