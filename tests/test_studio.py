@@ -416,7 +416,9 @@ def test_the_command_line_refuses_a_public_host_and_a_model_that_is_none(capsys:
 
 def test_a_script_spells_values_that_a_shell_or_argparse_would_misread():
     settings = {"fireflow": {"first_layer": -3}, "p2p": {"cross": {"default_": 0.4, "red dog": (0.1, 0.9)}}}
-    script = Script("-a b.png", "o.png", "it's", "-b", inversion="fireflow", settings=settings, guidance=1 / 3)
+    script = Script(
+        "it's", "-b", picture="-a b.png", output="o.png", inversion="fireflow", settings=settings, guidance=1 / 3
+    )
     words = shlex.split(script.command())
     assert words[2] == "./-a b.png"
     assert "--target=-b" in words

@@ -1,6 +1,6 @@
 """An edit as a command line and as Python: both make the same picture, byte for byte.
 
-edit = Script("cat.png", "cat.edit.png", source="a red cat on grass", target="a red dog on grass")
+edit = Script("a red cat on grass", "a red dog on grass", picture="cat.png", output="cat.edit.png")
 print(edit.command())    # reinvert edit cat.png --source 'a red cat on grass' ...
 print(edit.python())     # import reinvert ...
 """
@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from reinvert import registry
 from reinvert.fields import DEFAULT
+from reinvert.image import FitMode
 from reinvert.registry import Group
 from reinvert.values import flag_of, kind_of
 
@@ -23,11 +24,9 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Script:
-    """What an edit was asked for, with the names of its files. What is None is left to reinvert."""
+class Asked:
+    """What an edit is asked for: everything that decides it but its files. What is None is left to reinvert."""
 
-    picture: str
-    output: str
     source: str
     target: str
     model: str = "picturebook"
@@ -38,11 +37,19 @@ class Script:
     guidance: float | None = None
     seed: int = 0
     blend: tuple[str, str] | None = None
-    mask: str | None = None
-    fit: str = "crop"
+    fit: FitMode = "crop"
     paste_back: bool = False
     any_words: bool = False
     force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script(Asked):
+    """What an edit was asked for, with the names of its files."""
+
+    picture: str
+    output: str
+    mask: str | None = None
     device: str = "auto"
     dtype: str = "auto"
 

@@ -13,11 +13,11 @@ import time
 import warnings
 from argparse import ArgumentTypeError
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ from reinvert.picturebook.draw import true_edit
 from reinvert.picturebook.scene import Scene
 from reinvert.prepared import saved_fits
 from reinvert.request import Watch
-from reinvert.script import Script, Settings
+from reinvert.script import Asked, Script
 from reinvert.trajectory import Trajectory
 from reinvert.ui.forms import Field, fields_of
 from reinvert.ui.jobs import Clock, Line, Tell, Update, Working, serve
@@ -70,26 +70,11 @@ BETWEEN: Final = 0.4
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Asked):
     """What a person asks for: everything that decides an edit but the picture."""
 
-    source: str
-    target: str
-    model: str = "picturebook"
-    inversion: str | None = None
-    editors: tuple[str, ...] = ("p2p",)
-    settings: Settings = field(default_factory=dict[str, Mapping[str, Any]])
-    """Fields of the methods that are not left at their defaults, by method."""
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int = 0
-    blend: tuple[str, str] | None = None
     masked: bool = False
     """Whether the session's mask is used."""
-    fit: Literal["crop", "pad", "keep"] = "crop"
-    paste_back: bool = False
-    any_words: bool = False
-    force: bool = False
 
     @property
     def asked_inversion(self) -> str:
@@ -479,26 +464,10 @@ class Session:
         names = {request.asked_inversion, *request.editors}
         blended = request.blend is not None or mask is not None
         settings = {n: v for n, v in settings.items() if n in names or (n == "local_blend" and blended)}
+        asked = {each.name: getattr(request, each.name) for each in fields(Asked)}
+        asked |= {"inversion": request.asked_inversion, "settings": settings}
         return Script(
-            picture=picture,
-            output=output,
-            source=request.source,
-            target=request.target,
-            model=request.model,
-            inversion=request.asked_inversion,
-            editors=request.editors,
-            settings=settings,
-            steps=request.steps,
-            guidance=request.guidance,
-            seed=request.seed,
-            blend=request.blend,
-            mask=mask,
-            fit=request.fit,
-            paste_back=request.paste_back,
-            any_words=request.any_words,
-            force=request.force,
-            device=self.shelf.device,
-            dtype=self.shelf.dtype,
+            **asked, picture=picture, output=output, mask=mask, device=self.shelf.device, dtype=self.shelf.dtype
         )
 
     def find(self, number: int) -> Edit:
