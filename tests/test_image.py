@@ -34,7 +34,7 @@ from reinvert.image import (
     to_tensor,
 )
 
-FIXTURES = Path(__file__).parent / "fixtures" / "image"
+FIXTURES = Path(__file__).parent / "fixtures" / "parity"
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -430,7 +430,7 @@ def test_a_mask_with_transparent_parts_is_refused(tmp_path):
 
 
 def test_crop_is_the_published_load_512_bit_for_bit():
-    image = open_image(FIXTURES / "img3_600x400.png")
+    image = open_image(FIXTURES / "inputs" / "img3_600x400.png")
     fitted, fit = fit_image(image, 512, 8)
     assert same(fitted, open_image(FIXTURES / "load512_img3_600x400.png"))
     assert fit == Fit("crop", (600, 400), (100, 0, 500, 400), (512, 512), (0, 0, 512, 512))

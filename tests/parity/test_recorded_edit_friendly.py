@@ -37,9 +37,8 @@ def tolerance(recorded_json) -> float:
 
 
 def test_the_noised_latents(stored, recorded, tolerance) -> None:
-    wanted = recorded[f"{NAME}.xts_sampled"]
-    for level in range(1, 11):
-        assert relative_l2(stored.path[level, 0], wanted[level]) < tolerance
+    for level, wanted in zip((1, 4, 10), recorded[f"{NAME}.xts_sampled"], strict=True):
+        assert relative_l2(stored.path[level, 0], wanted) < tolerance
 
 
 def test_the_noise_maps(parity_model, stored, recorded, tolerance) -> None:
