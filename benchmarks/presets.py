@@ -13,9 +13,9 @@ from reinvert import presets
 from reinvert.bench.case import content_hash
 from reinvert.bench.data import open_data
 from reinvert.bench.records import Records
-from reinvert.bench.scoring import open_run, read_board
-from reinvert.bench.success import SUCCESS
-from reinvert.bench.table import figure, paired, values_of
+from reinvert.bench.report.table import figure, paired, values_of
+from reinvert.bench.score.scoring import open_run, read_board
+from reinvert.bench.score.success import SUCCESS
 
 
 def main(argv: list[str] | None = None) -> None:

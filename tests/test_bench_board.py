@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from bench_runs import write_run
 
-from reinvert.bench.score import Networks
-from reinvert.bench.scoring import Setup, open_run, score_run
-from reinvert.bench.side_by_side import entries, page, write_board
+from reinvert.bench.report.side_by_side import entries, page, write_board
+from reinvert.bench.score.columns import Networks
+from reinvert.bench.score.scoring import Setup, open_run, score_run
 from reinvert.bench.verdict import Verdict, contents, write_verdict
 from reinvert.cli import main
 from reinvert.errors import ReinvertError

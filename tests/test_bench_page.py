@@ -16,10 +16,10 @@ import pytest
 from bench_runs import write_run
 from PIL import Image
 
-from reinvert.bench.page import page, page_data, thumbnails, write_page
-from reinvert.bench.score import Networks
-from reinvert.bench.scoring import Run, Setup, open_run, read_board, score_run
-from reinvert.bench.table import make_table, paired, values_of
+from reinvert.bench.report.page import page, page_data, thumbnails, write_page
+from reinvert.bench.report.table import make_table, paired, values_of
+from reinvert.bench.score.columns import Networks
+from reinvert.bench.score.scoring import Run, Setup, open_run, read_board, score_run
 from reinvert.errors import ReinvertError
 
 BAD = " </script><script>document.title='broken'</script><img src=x onerror=alert(1)> {{script}} &amp;"

@@ -13,10 +13,10 @@ import pytest
 from bench_data import DDIM, MASACTRL, P2P, write_data, write_recipe
 from test_bench_runner import images, told
 
-from reinvert.bench.plan import Asked, open_plan
-from reinvert.bench.ray_workers import connected, work_here, work_on_ray
 from reinvert.bench.records import Records
-from reinvert.bench.runner import Job, work
+from reinvert.bench.run.plan import Asked, open_plan
+from reinvert.bench.run.ray_workers import connected, work_here, work_on_ray
+from reinvert.bench.run.runner import Job, work
 from reinvert.errors import ReinvertError
 
 

@@ -20,12 +20,12 @@ from rich.console import Console
 
 import reinvert
 from reinvert import recipes
-from reinvert.bench import published as printed
-from reinvert.bench import report
-from reinvert.bench.published import against_published, elsewhere, published
-from reinvert.bench.score import Networks
-from reinvert.bench.scoring import MEASURES, Board, Setup, open_run, read_board, score_run
-from reinvert.bench.table import Bootstrap, Figure, Table, heading, make_table
+from reinvert.bench.report import formats as report
+from reinvert.bench.report import published as printed
+from reinvert.bench.report.published import against_published, elsewhere, published
+from reinvert.bench.report.table import Bootstrap, Figure, Table, heading, make_table
+from reinvert.bench.score.columns import Networks
+from reinvert.bench.score.scoring import MEASURES, Board, Setup, open_run, read_board, score_run
 from reinvert.cli import bench_report
 from reinvert.errors import ReinvertError
 

@@ -22,12 +22,12 @@ from PIL import Image
 from test_bench_records import ended, forked
 
 from reinvert import recipes, verbs
-from reinvert.bench import plan as planning
-from reinvert.bench import runner
 from reinvert.bench.data import open_data
-from reinvert.bench.plan import Asked, Plan, code_version, folder_of, make_plan, open_plan, weights_of
 from reinvert.bench.records import Records, is_running
-from reinvert.bench.runner import Job, Share, work
+from reinvert.bench.run import plan as planning
+from reinvert.bench.run import runner
+from reinvert.bench.run.plan import Asked, Plan, code_version, folder_of, make_plan, open_plan, weights_of
+from reinvert.bench.run.runner import Job, Share, work
 from reinvert.errors import NonFiniteError, ReinvertError
 from reinvert.image import fit_image, to_image
 

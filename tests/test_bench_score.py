@@ -13,8 +13,8 @@ from metric_networks import clip_folder, lpips_network, lpips_tensors, noisy, pi
 from PIL import Image
 from safetensors.torch import save_file
 
-from reinvert.bench import score as scoring
-from reinvert.bench.score import (
+from reinvert.bench.score import columns as scoring
+from reinvert.bench.score.columns import (
     COLUMNS,
     OF_THE_PAPER,
     PAPER,

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from bench_runs import write_run
 
-from reinvert.bench import judged, report
 from reinvert.bench.data import fixed
-from reinvert.bench.page import page
-from reinvert.bench.score import Networks
-from reinvert.bench.scoring import Setup, open_run, read_board, score_run
-from reinvert.bench.success import COLUMNS, Judge, question, values
-from reinvert.bench.table import make_table
+from reinvert.bench.report import formats, judged
+from reinvert.bench.report.page import page
+from reinvert.bench.report.table import make_table
+from reinvert.bench.score.columns import Networks
+from reinvert.bench.score.scoring import Setup, open_run, read_board, score_run
+from reinvert.bench.score.success import COLUMNS, Judge, question, values
 from reinvert.picturebook.draw import draw
 from reinvert.picturebook.edits import Edit, sample_edits
 from reinvert.picturebook.reader import HEADS, truth
@@ -139,7 +139,7 @@ def test_success_stands_first(board) -> None:
     assert by_row["true-edit"] == 1
     assert "judge: picturebook sha256:" in "\n".join(table.notes)
     assert any(f"hash {board[2].hash}." in note for note in table.notes)
-    assert {line["data hash"] for line in report.table_rows(table)} == {board[2].hash}
+    assert {line["data hash"] for line in formats.table_rows(table)} == {board[2].hash}
 
 
 def test_reports_have_it_before_everything(board) -> None:
@@ -150,7 +150,7 @@ def test_reports_have_it_before_everything(board) -> None:
     table = make_table(made)
     text = page(open_run(folder), [(table, made)], cases)
     assert text.index("Is the edit right?") < text.index('id="table-title"')
-    report.write_markdown(table, folder / "t.md", grids)
+    formats.write_markdown(table, folder / "t.md", grids)
     assert (folder / "t.md").read_text().startswith("**Is the edit right?**")
 
 

@@ -13,9 +13,9 @@ import pytest
 from bench_runs import cases, record, result, write_run
 from PIL import Image
 
-from reinvert.bench.score import OF_THE_PAPER, PAPER, Networks, score
-from reinvert.bench.scoring import Setup, open_run, read_board, read_lines, score_run, scores_path
-from reinvert.bench.table import ALL, Bootstrap, environment, figure, heading, make_table, paired, values_of
+from reinvert.bench.report.table import ALL, Bootstrap, environment, figure, heading, make_table, paired, values_of
+from reinvert.bench.score.columns import OF_THE_PAPER, PAPER, Networks, score
+from reinvert.bench.score.scoring import Setup, open_run, read_board, read_lines, score_run, scores_path
 from reinvert.errors import ReinvertError
 
 NONE = Networks()

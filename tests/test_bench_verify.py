@@ -13,13 +13,14 @@ import pytest
 from bench_data import P2P, write_data, write_recipe
 from PIL import Image
 
-from reinvert.bench import runner, verify
+from reinvert.bench import verify
 from reinvert.bench.data import open_data
-from reinvert.bench.plan import Asked, open_plan
-from reinvert.bench.runner import Job, work
-from reinvert.bench.score import Networks
-from reinvert.bench.scoring import Setup, open_run, read_board, score_run
-from reinvert.bench.table import make_table
+from reinvert.bench.report.table import make_table
+from reinvert.bench.run import runner
+from reinvert.bench.run.plan import Asked, open_plan
+from reinvert.bench.run.runner import Job, work
+from reinvert.bench.score.columns import Networks
+from reinvert.bench.score.scoring import Setup, open_run, read_board, score_run
 from reinvert.bench.verdict import Verdict, read_verdict, standing
 from reinvert.bench.verify import Verification
 from reinvert.cli import main

@@ -10,11 +10,11 @@ import pytest
 from bench_runs import write_run
 from scipy import stats
 
-from reinvert.bench import yardsticks
-from reinvert.bench.score import Networks
-from reinvert.bench.scoring import Board, Cell, Line, Setup, open_run, read_board, score_run
-from reinvert.bench.table import Bootstrap
-from reinvert.bench.yardsticks import correlations, figure, misled, spearman, table
+from reinvert.bench.report import yardsticks
+from reinvert.bench.report.table import Bootstrap
+from reinvert.bench.report.yardsticks import correlations, figure, misled, spearman, table
+from reinvert.bench.score.columns import Networks
+from reinvert.bench.score.scoring import Board, Cell, Line, Setup, open_run, read_board, score_run
 from reinvert.errors import ReinvertError
 
 HOW = Bootstrap(resamples=60)

@@ -32,8 +32,8 @@ from test_files import RANDOM, law, recipe_specimen, written
 
 import reinvert
 from reinvert import cli
-from reinvert.bench.score import Networks
-from reinvert.bench.scoring import Setup, open_run, score_run
+from reinvert.bench.score.columns import Networks
+from reinvert.bench.score.scoring import Setup, open_run, score_run
 from reinvert.cli.program import COMMANDS
 
 pytestmark = pytest.mark.slow

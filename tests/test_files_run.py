@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from bench_runs import write_run
 
-from reinvert.bench.plan import Asked, open_plan
 from reinvert.bench.records import Records, read_about
-from reinvert.bench.scoring import open_run, read_lines
+from reinvert.bench.run.plan import Asked, open_plan
+from reinvert.bench.score.scoring import open_run, read_lines
 from reinvert.cli import main
 from reinvert.errors import ReinvertError
 
@@ -87,7 +87,7 @@ def test_a_run_json_decides_no_look_up(tmp_path: Path, monkeypatch: pytest.Monke
     asked = Asked(("ddim+p2p",), model="picturebook", limit=1)
     about = open_plan(tmp_path, "picturebook:10", asked, device="cpu").about
     (tmp_path / "run.json").write_text(json.dumps({**about, "plain": "someone/model"}))
-    monkeypatch.setattr("reinvert.bench.plan.weights_of", lambda model: pytest.fail(f"looked up {model}"))
+    monkeypatch.setattr("reinvert.bench.run.plan.weights_of", lambda model: pytest.fail(f"looked up {model}"))
     with pytest.raises(ReinvertError, match="someone/model"):
         open_plan(tmp_path, "picturebook:10", asked, device="cpu")
 

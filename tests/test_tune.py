@@ -10,8 +10,9 @@ import pytest
 from bench_data import P2P, write_recipe
 
 from reinvert import recipes
-from reinvert.bench import runner, tuning
+from reinvert.bench import tuning
 from reinvert.bench.data import open_data
+from reinvert.bench.run import runner
 from reinvert.bench.tuning import Range, Search, Trial, front, read_range, usual_ranges, with_values
 from reinvert.cli import main
 from reinvert.errors import ReinvertError

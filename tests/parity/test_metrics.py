@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import PARITY
 
-from reinvert.bench.score import Networks, Scores, score
+from reinvert.bench.score.columns import Networks, Scores, score
 from reinvert.image import open_image, open_mask
 
 INPUTS = PARITY / "inputs"

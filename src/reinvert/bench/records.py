@@ -22,7 +22,7 @@ from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
@@ -37,6 +37,11 @@ ABOUT: Final = "run.json"
 FULL: Final = "make room, or what else it takes, and start again: what is done stays"
 """What to do where a file cannot be written."""
 IMAGES, DRAFTS, CLAIMS, RUNNING = "images", "drafts", "claims", "running"
+
+Task = Literal["edit", "reconstruct"]
+COPY, ROUND_TRIP, TRUE_EDIT = "copy", "vae", "true-edit"
+TRIVIAL: Final = (COPY, ROUND_TRIP, TRUE_EDIT)
+"""The rows that are always there: the unedited source, the VAE's round trip, and the true edit where there is one."""
 
 
 @dataclass(frozen=True)

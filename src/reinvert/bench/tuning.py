@@ -1,7 +1,8 @@
 """Searches a recipe's arguments for success on drawn cases, under a budget of forwards (Optuna, `reinvert[tune]`).
 
 A trial is the recipe with other arguments, made on the same cases; its value is the share of edits that succeed
-(`bench.success`). One that needs more forwards per picture than the budget, or that its methods refuse, is cut off.
+(`bench.score.success`). One that needs more forwards per picture than the budget, or that its methods refuse, is
+cut off.
 The study lies in the output's folder and is gone on with: trial n follows from those before it and from the seed, so
 that a search that was stopped and one that was not find the same.
 """
@@ -20,9 +21,9 @@ from typing import Any, Final
 from reinvert import registry
 from reinvert.backbones.loading import pick_device, pick_dtype
 from reinvert.bench.case import Data, EditCase, content_hash
-from reinvert.bench.plan import Asked, Cell, Plan, Row, Unit, batches_of, code_version, fingerprint, weights_of
-from reinvert.bench.runner import Maker
-from reinvert.bench.success import CHANGED, KEPT, SUCCESS, Judge, question_of
+from reinvert.bench.run.plan import Asked, Cell, Plan, Row, Unit, batches_of, code_version, fingerprint, weights_of
+from reinvert.bench.run.runner import Maker
+from reinvert.bench.score.success import CHANGED, KEPT, SUCCESS, Judge, question_of
 from reinvert.errors import ReinvertError
 from reinvert.recipes import Recipe
 

@@ -27,8 +27,8 @@ from PIL import Image
 
 from reinvert.backbones.loading import pick_device
 from reinvert.bench.case import Data, EditCase
-from reinvert.bench.plan import (
-    TRIVIAL,
+from reinvert.bench.records import TRIVIAL, Records, read_about
+from reinvert.bench.run.plan import (
     Asked,
     Cell,
     Kind,
@@ -40,10 +40,9 @@ from reinvert.bench.plan import (
     fingerprint,
     weights_of,
 )
-from reinvert.bench.records import Records, read_about
-from reinvert.bench.runner import Maker, machine_of, uses_blend, uses_mask
-from reinvert.bench.score import Networks
-from reinvert.bench.scoring import (
+from reinvert.bench.run.runner import Maker, machine_of, uses_blend, uses_mask
+from reinvert.bench.score.columns import Networks
+from reinvert.bench.score.scoring import (
     MODES,
     Board,
     Run,
@@ -54,7 +53,7 @@ from reinvert.bench.scoring import (
     scoring_version,
     setup_of,
 )
-from reinvert.bench.success import Judge
+from reinvert.bench.score.success import Judge
 from reinvert.bench.verdict import Finding, Verdict, contents, write_verdict
 from reinvert.errors import ReinvertError
 from reinvert.files import shown

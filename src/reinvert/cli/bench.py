@@ -23,7 +23,7 @@ from reinvert.models import check_device, check_dtype
 from reinvert.values import number, positive, seed, steps, whole
 
 if TYPE_CHECKING:
-    from reinvert.bench.plan import Plan
+    from reinvert.bench.run.plan import Plan
 
 DATA_HELP = "a folder (PIE-Bench, PIE-Bench++, TI2I, COCO captions, your own), picturebook:v1, or picturebook:100"
 RECENT = 20
@@ -100,9 +100,9 @@ def run_run(args: argparse.Namespace) -> int:
     check_device(args.device)
     check_dtype(args.dtype)
     check_data(args.data)
-    from reinvert.bench import ray_workers
-    from reinvert.bench.plan import Asked, open_plan
-    from reinvert.bench.runner import Job
+    from reinvert.bench.run import ray_workers
+    from reinvert.bench.run.plan import Asked, open_plan
+    from reinvert.bench.run.runner import Job
 
     out = Path(args.out)
     asked = Asked(tuple(args.recipes), args.task, args.model, args.steps, args.guidance, args.limit, args.batch)

@@ -14,8 +14,8 @@ from reinvert.files import shown
 from reinvert.values import positive, seed
 
 if TYPE_CHECKING:
-    from reinvert.bench.scoring import Run
-    from reinvert.bench.table import Table
+    from reinvert.bench.report.table import Table
+    from reinvert.bench.score.scoring import Run
     from reinvert.metrics.base import Mode
 
 MODES: tuple[Mode, ...] = ("compat", "strict")
@@ -57,9 +57,9 @@ def run_score(args: argparse.Namespace) -> int:
     """Score what is not scored yet. 0 also where some records could not be scored: they are told."""
     check_run(args.run)
     from reinvert.bench.data import open_data
-    from reinvert.bench.score import CURRENT, OF_THE_PAPER
-    from reinvert.bench.scoring import Setup, open_run, scores_path
-    from reinvert.bench.success import Judge
+    from reinvert.bench.score.columns import CURRENT, OF_THE_PAPER
+    from reinvert.bench.score.scoring import Setup, open_run, scores_path
+    from reinvert.bench.score.success import Judge
 
     run = open_run(args.run)
     if args.of_the_paper and args.mode != "compat":
@@ -88,7 +88,7 @@ def run_score(args: argparse.Namespace) -> int:
 
 def networks_of(args: argparse.Namespace) -> Any:
     """What `--networks` names, on `--device`."""
-    from reinvert.bench.score import Networks
+    from reinvert.bench.score.columns import Networks
 
     if args.networks == "none":
         reason = "no networks were asked for"
@@ -100,7 +100,7 @@ def networks_of(args: argparse.Namespace) -> Any:
 
 def _score(run: Run, cases: Any, setup: Any, networks: Any, judge: Any, args: argparse.Namespace) -> dict[str, str]:
     """Score in one mode under a progress bar; what could not be scored, by key."""
-    from reinvert.bench.scoring import score_run
+    from reinvert.bench.score.scoring import score_run
 
     failures: dict[str, str] = {}
     total = sum(cell.picture is not None for cell in run.cells.values())
@@ -150,10 +150,10 @@ def configure_report(parser: argparse.ArgumentParser) -> None:
 def run_report(args: argparse.Namespace) -> int:
     """Print the tables of every mode that is scored, and write what is asked for."""
     check_run(args.run)
-    from reinvert.bench import judged, report
-    from reinvert.bench.published import against_published, published
-    from reinvert.bench.scoring import open_run
-    from reinvert.bench.table import Bootstrap, make_table
+    from reinvert.bench.report import formats, judged
+    from reinvert.bench.report.published import against_published, published
+    from reinvert.bench.report.table import Bootstrap, make_table
+    from reinvert.bench.score.scoring import open_run
 
     run = open_run(args.run)
     if args.resamples < 100:
@@ -167,11 +167,11 @@ def run_report(args: argparse.Namespace) -> int:
     for grid in judged.first_grids(tables):
         out.print(judged.as_rich(grid))
     for table, _ in tables:
-        report.show(table, out, kinds=args.kinds)
+        formats.show(table, out, kinds=args.kinds)
         if _comparable(table, args):
-            printed = report.show_elsewhere(table, out)
+            printed = formats.show_elsewhere(table, out)
             if not printed or any(row.name in published().rows for row in table.of()):
-                report.show_published(against_published(table), out)
+                formats.show_published(against_published(table), out)
     for path in written:
         say(path)
     return 0
@@ -179,14 +179,14 @@ def run_report(args: argparse.Namespace) -> int:
 
 def _comparable(table: Table, args: argparse.Namespace) -> bool:
     """Whether the published table is asked for beside this one; of two modes only its own is compared."""
-    from reinvert.bench.published import published
+    from reinvert.bench.report.published import published
 
     return bool(args.against) and table.task == "edit" and (args.mode != "both" or table.mode == published().mode)
 
 
 def _boards(run: Run, mode: str) -> list[Any]:
     """The boards of every task in the modes that are asked for; with `both`, in those that are there."""
-    from reinvert.bench.scoring import read_board, scores_path
+    from reinvert.bench.score.scoring import read_board, scores_path
 
     modes = [m for m in MODES if mode == m or (mode == "both" and scores_path(run.folder, m).is_file())]
     if not modes:
@@ -196,8 +196,8 @@ def _boards(run: Run, mode: str) -> list[Any]:
 
 def _written(run: Run, tables: list[tuple[Table, Any]], args: argparse.Namespace) -> list[Path]:
     """Write the files that are asked for; modes and tasks each have their own."""
-    from reinvert.bench import judged, report
-    from reinvert.bench.published import against_published
+    from reinvert.bench.report import formats, judged
+    from reinvert.bench.report.published import against_published
 
     if not args.write:
         return []
@@ -212,20 +212,20 @@ def _written(run: Run, tables: list[tuple[Table, Any]], args: argparse.Namespace
     for table, board in tables:
         named = f"{table.task}-{table.mode}"
         if "csv" in args.write:
-            report.write_csv(report.table_rows(table), at(f"table-{named}.csv"))
-            report.write_csv(report.case_rows(board), at(f"cases-{named}.csv"))
+            formats.write_csv(formats.table_rows(table), at(f"table-{named}.csv"))
+            formats.write_csv(formats.case_rows(board), at(f"cases-{named}.csv"))
             if _comparable(table, args):
-                report.write_csv(report.published_rows(against_published(table)), at(f"published-{named}.csv"))
+                formats.write_csv(formats.published_rows(against_published(table)), at(f"published-{named}.csv"))
         if "parquet" in args.write:
-            report.write_parquet(report.table_rows(table), at(f"table-{named}.parquet"))
-            report.write_parquet(report.case_rows(board), at(f"cases-{named}.parquet"))
+            formats.write_parquet(formats.table_rows(table), at(f"table-{named}.parquet"))
+            formats.write_parquet(formats.case_rows(board), at(f"cases-{named}.parquet"))
         if "latex" in args.write:
-            report.write_latex(table, at(f"table-{named}.tex"))
+            formats.write_latex(table, at(f"table-{named}.tex"))
         if "markdown" in args.write:
-            report.write_markdown(table, at(f"table-{named}.md"), judged.grids(board, table.how))
+            formats.write_markdown(table, at(f"table-{named}.md"), judged.grids(board, table.how))
     if "html" in args.write:
         from reinvert.bench.data import open_data
-        from reinvert.bench.page import write_page
+        from reinvert.bench.report.page import write_page
 
         spec = args.data or run.data
         cases = {case.id: case for case in open_data(spec).cases} if spec else {}

@@ -30,8 +30,8 @@ def run_verify(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from reinvert.bench.data import open_data
-    from reinvert.bench.scoring import open_run
-    from reinvert.bench.success import Judge
+    from reinvert.bench.score.scoring import open_run
+    from reinvert.bench.score.success import Judge
     from reinvert.bench.verdict import VERDICT
     from reinvert.bench.verify import Verification
 
@@ -77,8 +77,8 @@ def run_board(args: argparse.Namespace) -> int:
         check_run(folder)
     from pathlib import Path
 
-    from reinvert.bench.side_by_side import write_board
-    from reinvert.bench.table import Bootstrap
+    from reinvert.bench.report.side_by_side import write_board
+    from reinvert.bench.report.table import Bootstrap
 
     write_board(args.runs, Path(args.out), Bootstrap(max(100, args.resamples), 0.95, args.seed))
     say(args.out)

@@ -25,10 +25,10 @@ def configure_yardsticks(parser: argparse.ArgumentParser) -> None:
 
 def run_yardsticks(args: argparse.Namespace) -> int:
     check_run(args.run)
-    from reinvert.bench import yardsticks
     from reinvert.bench.data import open_data
-    from reinvert.bench.scoring import open_run, read_board
-    from reinvert.bench.table import Bootstrap
+    from reinvert.bench.report import yardsticks
+    from reinvert.bench.report.table import Bootstrap
+    from reinvert.bench.score.scoring import open_run, read_board
     from reinvert.image import save_image
 
     run = open_run(args.run)
@@ -66,7 +66,7 @@ def _different(wrong: Any) -> list[Any]:
 
 
 def _line(one: Any, cases: Any) -> str:
-    from reinvert.bench.table import heading
+    from reinvert.bench.report.table import heading
 
     head = heading(one.yardstick)
     bad, good = (head.shown(value) for value in one.values)
@@ -81,7 +81,7 @@ def _plain(head: Any) -> str:
 
 def _sheet(run: Any, wrong: Any, cases: Any) -> Any:
     """A row a yardstick: source, true edit, the failure that it prefers, the success that it rejects."""
-    from reinvert.bench.table import heading
+    from reinvert.bench.report.table import heading
     from reinvert.image import contact_sheet, open_image
 
     pictures = {(cell.row, cell.case): cell.picture for cell in run.of("edit")}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from reinvert.bench.table import ALL, Figure, Heading, Row, Table, heading
+from reinvert.bench.report.table import ALL, Figure, Heading, Row, Table, heading
 from reinvert.errors import ReinvertError
 
 

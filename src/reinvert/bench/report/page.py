@@ -19,12 +19,12 @@ from typing import Any, Final
 
 from PIL import Image
 
-from reinvert.bench import judged
 from reinvert.bench.case import EditCase
-from reinvert.bench.published import against_published
-from reinvert.bench.report import filled_headings, notes_of
-from reinvert.bench.scoring import Board, Run
-from reinvert.bench.table import ALL, Figure, Heading, Paired, Row, Table, paired, values_of
+from reinvert.bench.report import judged
+from reinvert.bench.report.formats import filled_headings, notes_of
+from reinvert.bench.report.published import against_published
+from reinvert.bench.report.table import ALL, Figure, Heading, Paired, Row, Table, paired, values_of
+from reinvert.bench.score.scoring import Board, Run
 from reinvert.errors import ReinvertError
 from reinvert.image import Picture, atomic_write, open_image
 

@@ -131,7 +131,7 @@ PUBLISHED: Mapping[str, str] = {
 }
 """The network that a metric's published figures are made with."""
 TRUNKS = ("squeeze", "alex", "vgg")
-BUNDLED = Path(__file__).parent.parent / "picturebook"
+BUNDLED = Path(__file__).parents[2] / "picturebook"
 
 NO_LPIPS = (
     "no LPIPS network is loaded: its published weights are pickles, so convert torchvision's squeezenet1_1 and the "

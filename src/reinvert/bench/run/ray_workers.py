@@ -22,7 +22,7 @@ import torch
 
 from reinvert.backbones.loading import pick_device
 from reinvert.bench.records import Records
-from reinvert.bench.runner import Job, Share, work
+from reinvert.bench.run.runner import Job, Share, work
 from reinvert.errors import ReinvertError
 
 LOOK: Final = 0.5

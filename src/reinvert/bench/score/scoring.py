@@ -1,4 +1,4 @@
-"""Scores a run: the columns of `bench.score` for every record, appended to a file of its own for each mode.
+"""Scores a run: the columns of `bench.score.columns` for every record, appended to a file of its own for each mode.
 
 A run folder holds the runner's records and pictures; what is added here is `scores-compat.jsonl` and
 `scores-strict.jsonl`, one line per record. A line tells its set-up (mode, networks with their digests, JPEG, versions
@@ -18,26 +18,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from filelock import FileLock, Timeout
 from PIL import Image
 
 import reinvert
 from reinvert.bench.case import TYPES, EditCase, content_hash
-from reinvert.bench.records import Records, append_lines, read_about
-from reinvert.bench.score import COLUMNS, CURRENT, Comparison, Libraries, Networks, Scores, column, score_all
-from reinvert.bench.success import Judge, Question, question_of
+from reinvert.bench.records import ROUND_TRIP, TRIVIAL, Records, Task, append_lines, read_about
+from reinvert.bench.score.columns import COLUMNS, CURRENT, Comparison, Libraries, Networks, Scores, column, score_all
+from reinvert.bench.score.success import Judge, Question, question_of
 from reinvert.bench.verdict import Standing, standing
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.run import ScoreLine, inside_run, own_file, read_line
 from reinvert.image import Picture, fit_mask, open_image, plan_fit
 from reinvert.metrics.base import Mode
-
-Task = Literal["edit", "reconstruct"]
-COPY, ROUND_TRIP, TRUE_EDIT = "copy", "vae", "true-edit"
-"""The rows that are always there: the unedited source, the VAE's round trip, and the true edit where there is one."""
 
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
@@ -181,7 +177,7 @@ _DRAWING: Final = (
     "scene", "palette", "shapes", "draw", "fine", "figures", "textures", "places", "edits", "reader",
 )  # fmt: skip
 MEASURES: Final = (
-    "metrics", "networks", "bench/score.py", "bench/scoring.py", "bench/success.py", "bench/case.py", "bench/data",
+    "metrics", "networks", "bench/score", "bench/case.py", "bench/data",
     "image.py", *(f"picturebook/{name}.py" for name in _DRAWING),
 )  # fmt: skip
 """The code that decides a score: what measures, and what gives the picture, its mask and its true edit."""
@@ -264,7 +260,7 @@ def score_run(
     batch: int = 16,
 ) -> Iterator[Line]:
     """Score what has no score of this set-up yet, `batch` records at a time; each line is on the disk when it comes.
-    With a `judge`, edits of cases whose attributes are known have the columns of `bench.success` too.
+    With a `judge`, edits of cases whose attributes are known have the columns of `bench.score.success` too.
 
     A record whose picture or case cannot be read comes with its reason and is tried again by the next scoring.
     Raises `ReinvertError` while another process scores this run in the same mode.
@@ -502,7 +498,7 @@ class Board:
     def rows(self) -> tuple[str, ...]:
         """The rows: the trivial ones first, the others sorted."""
         names = {cell.row for cell in self.cells}
-        first = [name for name in (COPY, ROUND_TRIP, TRUE_EDIT) if name in names]
+        first = [name for name in TRIVIAL if name in names]
         return (*first, *sorted(names - set(first)))
 
     @property

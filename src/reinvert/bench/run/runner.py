@@ -27,8 +27,8 @@ from reinvert.backbones import Backbone, load
 from reinvert.backbones.base import Tally
 from reinvert.backbones.loading import pick_device
 from reinvert.bench.case import EditCase
-from reinvert.bench.plan import Cell, Plan, Row, Unit, code_version
 from reinvert.bench.records import Claims, Record, Records, running, write_image
+from reinvert.bench.run.plan import Cell, Plan, Row, Unit, code_version
 from reinvert.errors import ReinvertError
 from reinvert.image import as_rgb, fit_image, fit_mask, to_image
 from reinvert.trained.base import Trained

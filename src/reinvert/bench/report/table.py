@@ -21,9 +21,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reinvert.bench import success
-from reinvert.bench.score import Column, column
-from reinvert.bench.scoring import BESIDE_ROUND_TRIP, COPY, RECONSTRUCTION, ROUND_TRIP, TRUE_EDIT, Board, Cell, Task
+from reinvert.bench.records import TRIVIAL, Task
+from reinvert.bench.score import success
+from reinvert.bench.score.columns import Column, column
+from reinvert.bench.score.scoring import BESIDE_ROUND_TRIP, RECONSTRUCTION, Board, Cell
 from reinvert.metrics.base import Direction, Mode
 
 PAPER_TABLE = (
@@ -283,7 +284,7 @@ class Row:
     @property
     def trivial(self) -> bool:
         """Whether it is no method: the source's copy, the VAE's round trip, the true edit."""
-        return self.name in (COPY, ROUND_TRIP, TRUE_EDIT)
+        return self.name in TRIVIAL
 
 
 @dataclass(frozen=True)

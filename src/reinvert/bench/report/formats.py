@@ -1,6 +1,6 @@
 """Tables as a terminal shows them, as CSV, parquet, LaTeX and Markdown, each with mode, cases and environment.
 
-The HTML page is in `bench.page`.
+The HTML page is in `bench.report.page`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reinvert.bench.judged import Grid, as_markdown
-from reinvert.bench.published import Beside, Comparison, elsewhere
-from reinvert.bench.scoring import Board
-from reinvert.bench.success import SUCCESS
-from reinvert.bench.table import ALL, Figure, Heading, Row, Table
+from reinvert.bench.report.judged import Grid, as_markdown
+from reinvert.bench.report.published import Beside, Comparison, elsewhere
+from reinvert.bench.report.table import ALL, Figure, Heading, Row, Table
+from reinvert.bench.score.scoring import Board
+from reinvert.bench.score.success import SUCCESS
 from reinvert.errors import ReinvertError
 from reinvert.image import atomic_write
 
@@ -312,7 +312,7 @@ def latex(table: Table, kind: str = ALL) -> str:
 
 
 def write_markdown(table: Table, path: Path, grids: Sequence[Grid] = ()) -> None:
-    """Write a table for a page on the web or in a repository, the `grids` of `bench.judged` before it."""
+    """Write a table for a page on the web or in a repository, the `grids` of `bench.report.judged` before it."""
     text = as_markdown(grids) + markdown(table)
     _write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from reinvert.bench.published import elsewhere, published
-from reinvert.bench.report import TITLES, best, filled_headings
-from reinvert.bench.scoring import MODES, Board, open_run, read_board, scores_path
-from reinvert.bench.table import Bootstrap, Figure, Heading, Row, Table, heading, make_table
+from reinvert.bench.report.formats import TITLES, best, filled_headings
+from reinvert.bench.report.published import elsewhere, published
+from reinvert.bench.report.table import Bootstrap, Figure, Heading, Row, Table, heading, make_table
+from reinvert.bench.score.scoring import MODES, Board, open_run, read_board, scores_path
 from reinvert.errors import ReinvertError
 from reinvert.image import atomic_write
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reinvert.bench.scoring import Board, Cell
-from reinvert.bench.success import ATTRIBUTES, CHANGED, KEPT, SUCCESS
-from reinvert.bench.table import Bootstrap, Figure, Table, figure
+from reinvert.bench.report.table import Bootstrap, Figure, Table, figure
+from reinvert.bench.score.scoring import Board, Cell
+from reinvert.bench.score.success import ATTRIBUTES, CHANGED, KEPT, SUCCESS
 
 TITLE = "Is the edit right?"
 NOTE = (

@@ -1,8 +1,8 @@
 """Do the yardsticks tell the truth? Every metric held against what is known of drawn edits.
 
-Two truths are known of a drawn case: whether an edit succeeded (`bench.success`), and how near it came to the true edit
-(PSNR over the whole picture). A yardstick is any other column. Its rank correlation (Spearman, turned so that 1 means
-it is always right) with either truth is taken three ways:
+Two truths are known of a drawn case: whether an edit succeeded (`bench.score.success`), and how near it came to the
+true edit (PSNR over the whole picture). A yardstick is any other column. Its rank correlation (Spearman, turned so that
+1 means it is always right) with either truth is taken three ways:
 
 * **choice**: over the methods on one case, averaged over cases: of several edits of a picture, does it name the better?
 * **cases**: over the cases of one method, averaged over methods: does it say which edits went wrong?
@@ -23,16 +23,16 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from reinvert.bench import success
-from reinvert.bench.scoring import COPY, ROUND_TRIP, TRUE_EDIT, Board
-from reinvert.bench.table import Bootstrap, heading
+from reinvert.bench.records import TRIVIAL
+from reinvert.bench.report.table import Bootstrap, heading
+from reinvert.bench.score import success
+from reinvert.bench.score.scoring import Board
 from reinvert.errors import ReinvertError
 
 Over = Literal["choice", "cases", "methods"]
 Values = NDArray[np.float64]
 DISTANCE: Final = "psnr_true_edit"
 TRUTHS: Final = {success.SUCCESS: "success", DISTANCE: "nearness to the true edit"}
-TRIVIAL: Final = (COPY, ROUND_TRIP, TRUE_EDIT)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from reinvert.backbones import loading
 from reinvert.bench.case import Data, EditCase
 from reinvert.bench.check import before_a_run
 from reinvert.bench.data import open_data
-from reinvert.bench.records import IMAGES, Records, read_about, write_about
-from reinvert.bench.scoring import COPY, ROUND_TRIP, TRUE_EDIT, Task
+from reinvert.bench.records import IMAGES, TRIVIAL, Records, Task, read_about, write_about
 from reinvert.errors import ReinvertError
 from reinvert.files import refusal, shown
 from reinvert.models import BUNDLED
@@ -32,7 +31,6 @@ from reinvert.recipes import Recipe, Use
 Kind = Literal["copy", "vae", "true-edit", "edit", "reconstruct", "trained"]
 DEFAULT_BATCH: Final = 4
 RECONSTRUCT: Final = "reconstruct"
-TRIVIAL: Final = (COPY, ROUND_TRIP, TRUE_EDIT)
 ENGINE: Final = ("backbones", "editors", "inversions", "picturebook", "trained")
 """The packages whose code decides a result, with the modules of `reinvert` itself."""
 

@@ -1,0 +1,1 @@
+"""Reports: tables, pages and comparisons of what was scored."""
