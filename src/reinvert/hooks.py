@@ -6,7 +6,7 @@ may keep state for that edit. Law: a rule may mix branches, never sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -93,6 +93,11 @@ class Hooks:
         """Whether `attend` may differ from plain attention at layers of this kind now (a saving, not a filter)."""
         return False
 
+    def reaches(self, site: Site) -> bool:
+        """Whether `attend` may differ from plain attention here. Where that is so of no side, the sides stay together
+        (a saving, not a filter)."""
+        return True
+
     def text(self, conditioning: Conditioning) -> Conditioning:
         """Change what the branches are conditioned on, once, before the walk."""
         return conditioning
@@ -141,6 +146,9 @@ class Chain(Hooks):
 
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return any(part.touches(kind, moment) for part in self.parts)
+
+    def reaches(self, site: Site) -> bool:
+        return any(part.reaches(site) for part in self.parts)
 
     def text(self, conditioning: Conditioning) -> Conditioning:
         for part in self.parts:
@@ -192,6 +200,19 @@ def scales(values: Sequence[float], device: torch.device, dtype: torch.dtype) ->
     return torch.stack([torch.full((), value, device=device, dtype=dtype) for value in values])
 
 
+def same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same values because they are the same cells, unchanged since: nothing is read."""
+    if a.is_inference() or b.is_inference():  # which count no versions
+        return a is b
+    return (a.data_ptr(), a.shape, a.stride(), a.dtype, a._version) == (
+        b.data_ptr(),
+        b.shape,
+        b.stride(),
+        b.dtype,
+        b._version,
+    )
+
+
 Take = Callable[[Tensor], Tensor]
 """Picks one side's entries of the row axis of any tensor of an evaluation."""
 
@@ -216,6 +237,10 @@ class Call:
         """The sides that have rows of their own, with what `view` says of them; all layers share it."""
         views = ((side, *self.view(side)) for side in Side)
         return tuple(view for view in views if any(view[3]))
+
+    def sides(self) -> Iterator[tuple[Side, tuple[int, ...]]]:
+        """The sides that have rows of their own, with the branches of each."""
+        return ((side, branches) for side, branches, _, _ in self._views)
 
     def view(self, side: Side) -> tuple[tuple[int, ...], list[int], list[bool]]:
         """For one side: its branches, the index of the row that shows each, and whether that row belongs to it."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reinvert.backbones.base import Backbone
 from reinvert.errors import NonFiniteError
-from reinvert.hooks import Call, Hooks, Nudged, Row, scales
+from reinvert.hooks import Call, Hooks, Nudged, Row, same_memory, scales
 from reinvert.level import Level, Moment, Split, Time
 from reinvert.text import Conditioning, Side, Text, join
 
@@ -169,7 +169,7 @@ class Predictor:
         """Whether the source's row was evaluated at this time and is not to be read by a rule again."""
         if row not in self.seen or self.seen[row].time != moment.ask or row.side in self.hooks.reads(moment):
             return False
-        return _same_memory(self.seen[row].x, x)
+        return same_memory(self.seen[row].x, x)
 
     def _rows(self, moment: Moment, branches: tuple[int, ...] | None) -> tuple[list[Row], dict[Row, Row]]:
         """The rows something reads, and which of them are answered by another row; those of some branches only."""
@@ -192,19 +192,6 @@ class Predictor:
             wanted.remove(null)
             alias[null] = text
         return sorted(wanted), alias
-
-
-def _same_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same values because they are the same cells, unchanged since: nothing is read."""
-    if a.is_inference() or b.is_inference():  # which count no versions
-        return a is b
-    return (a.data_ptr(), a.shape, a.stride(), a.dtype, a._version) == (
-        b.data_ptr(),
-        b.shape,
-        b.stride(),
-        b.dtype,
-        b._version,
-    )
 
 
 Step = Callable[[State, Predictor, Moment], State]
@@ -276,17 +263,18 @@ def walk(
     conditioning = hooks.text(conditioning)
     branches, prompts = tuple(range(state.x.shape[0])), Prompts(conditioning)
     finite = Finite(who, _read_every(state.x.device))
-    for moment in moments(model, times):
-        live = anchor.live(branches, moment) if anchor else branches
-        predict = Predictor(model, prompts, guidance, hooks, live)
-        before = state
-        with model.lock, model.attending(hooks.features()):
-            state = step(state, predict, moment)
-            if anchor:
-                state = anchor.pull(before, state, predict, step, moment)
-        state = state.map(lambda x, moment=moment: hooks.blend(x, moment))
-        finite.check(state, moment)
-        yield moment, state
+    with model.attending(hooks.features(), times):
+        for moment in moments(model, times):
+            live = anchor.live(branches, moment) if anchor else branches
+            predict = Predictor(model, prompts, guidance, hooks, live)
+            before = state
+            with model.lock:
+                state = step(state, predict, moment)
+                if anchor:
+                    state = anchor.pull(before, state, predict, step, moment)
+            state = state.map(lambda x, moment=moment: hooks.blend(x, moment))
+            finite.check(state, moment)
+            yield moment, state
 
 
 def last(walked: Iterator[tuple[Moment, State]]) -> State:

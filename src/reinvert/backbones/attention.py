@@ -6,17 +6,31 @@ of the `Call` that the evaluation brought along in `cross_attention_kwargs`. Wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator
-from contextlib import contextmanager
+import inspect
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reinvert.backbones.lock import ModelLock
+from reinvert.backbones.time_embeddings import TimeEmbeddings
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Kind, Layer, Site, Take
 from reinvert.text import Side
+
+P = TypeVar("P")
+
+
+def signed(processor: type[P]) -> type[P]:
+    """A class of processors whose signature is read once: diffusers asks for it in every attention of every step."""
+    call: Any = vars(processor)["__call__"]
+    call.__signature__ = inspect.signature(call)
+    return processor
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,7 @@ class Carried:
     values: Tensor | None
 
 
+@signed
 class RuledAttention:
     """An attention processor for one layer."""
 
@@ -67,15 +82,16 @@ class RuledAttention:
                     memo[self.layer.name] = kept
             k, v = kept
 
+        heads = None
         if reinvert is not None and call is not None and call.hooks.touches(kind, call.moment):
             heads = self._ruled(q, k, v, kind, call, reinvert.latent)
-        else:
+        if heads is None:
             mask = attention_mask
             if mask is not None:
                 mask = attn.prepare_attention_mask(mask, k.shape[2], len(k)).unflatten(0, (len(k), -1))
-            heads = F.scaled_dot_product_attention(q, k, v, mask)
+            heads = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2)
 
-        out = attn.to_out[1](attn.to_out[0](heads.transpose(1, 2).flatten(2).to(q.dtype)))
+        out = attn.to_out[1](attn.to_out[0](heads.flatten(2).to(q.dtype)))
         if len(shape) == 4:
             out = out.transpose(1, 2).reshape(shape)
         if attn.residual_connection:
@@ -90,16 +106,23 @@ class RuledAttention:
         k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (attn.to_k(keys), attn.to_v(values)))
         return (k if attn.norm_k is None else attn.norm_k(k)), v
 
-    def _ruled(self, q: Tensor, k: Tensor, v: Tensor, kind: Kind, call: Call, latent: tuple[int, int]) -> Tensor:
+    def _ruled(
+        self, q: Tensor, k: Tensor, v: Tensor, kind: Kind, call: Call, latent: tuple[int, int]
+    ) -> Tensor | None:
+        """The rules' answer [row case, token, head, dim], or None where no rule reaches this layer."""
         rows, (h, w) = len(call.rows), latent
         shrink = round((h * w / q.shape[2]) ** 0.5)
         grid = (h // shrink, w // shrink)
-
+        sites = {
+            side: Site(self.layer, kind, side, grid, latent, branches, call.moment) for side, branches in call.sides()
+        }
+        if not any(call.hooks.reaches(site) for site in sites.values()):
+            return None
         q, k, v = (y.unflatten(0, (rows, -1)) for y in (q, k, v))
 
         def rule(side: Side, branches: tuple[int, ...], take: Take) -> Tensor:
-            site = Site(self.layer, kind, side, grid, latent, branches, call.moment)
-            return call.hooks.attend(take(q), take(k), take(v), site)
+            # Transposed before the sides are joined: fused attention leaves its answer in this order.
+            return call.hooks.attend(take(q), take(k), take(v), sites[side]).transpose(2, 3)
 
         return call.by_side(rule).flatten(0, 1)
 
@@ -122,46 +145,100 @@ def attention_layers(unet: Any) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-@contextmanager
-def ruled(
-    unet: Any,
-    layers: tuple[Layer, ...],
-    features: Collection[str],
-    current: Callable[[], Call | None],
-    processor: Callable[[Layer], Any] = RuledAttention,
-) -> Generator[None]:
-    """Set a `processor` on every layer and a forward hook on every module named by `features`; put everything back
-    in the end, whatever happens. `current` tells the forward hooks which call is being evaluated."""
-    # One layer at a time: the UNet's own set_attn_processor walks the whole tree, which a walk would do at every step.
-    former = [(module, module.processor) for module in (unet.get_submodule(layer.name) for layer in layers)]
-    handles: list[Any] = []
-    try:
-        for (module, _), layer in zip(former, layers, strict=True):
-            module.set_processor(processor(layer))
-        for name in features:
-            try:
-                module = unet.get_submodule(name)
-            except AttributeError as error:
-                raise ReinvertError(f"this model has no module {name!r} for the editor to read from") from error
-            handles.append(module.register_forward_hook(_feature_hook(name, current)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, processor in former:
-            module.set_processor(processor)
+class Rules:
+    """Lets calls reach a network: our processors on its attention layers, and forward hooks on the features that rules
+    want to see, for as long as a walk is open.
 
+    Walks may overlap, each working for a step at a time: the last one to end puts the network's own processors back.
+    `embeddings`, where there are some, stand in for the network's as long.
+    """
 
-def _feature_hook(name: str, current: Callable[[], Call | None]) -> Callable[[Any, Any, Tensor], Tensor | None]:
-    def hook(module: Any, args: Any, out: Tensor) -> Tensor | None:
-        call = current()
+    def __init__(
+        self,
+        network: Any,
+        layers: Iterable[Layer],
+        processor: Callable[[Layer], Any],
+        embeddings: TimeEmbeddings | None = None,
+    ) -> None:
+        self.network, self.embeddings = network, embeddings
+        self.call: Call | None = None
+        """That of the evaluation that is going on."""
+        self.processors = {layer: processor(layer) for layer in layers}
+        self._walks = 0
+        self._placed = ExitStack()
+        self._watched: Counter[str] = Counter()
+        self._handles: dict[str, Any] = {}
+
+    @property
+    def open(self) -> bool:
+        """Whether calls reach the network."""
+        return self._walks > 0
+
+    def ruled(self, call: Call | None, kinds: Iterable[Kind]) -> bool:
+        """Whether a rule wants to look into this evaluation."""
         if call is None:
-            return None
-        h = out.unflatten(0, (len(call.rows), -1))
+            return False
+        return bool(call.hooks.features()) or any(call.hooks.touches(kind, call.moment) for kind in kinds)
 
-        def rule(side: Side, branches: tuple[int, ...], take: Take) -> Tensor:
-            return call.hooks.feature(take(h), name, side, branches, call.moment)
+    def set(self) -> list[tuple[Any, Any]]:
+        """Our processors on every layer; the modules with those that they had."""
+        # One layer at a time: a UNet's own set_attn_processor walks the whole tree.
+        modules = [(self.network.get_submodule(layer.name), mine) for layer, mine in self.processors.items()]
+        former = [(module, module.processor) for module, _ in modules]
+        for module, mine in modules:
+            module.set_processor(mine)
+        return former
 
-        return call.by_side(rule).flatten(0, 1)
+    @contextmanager
+    def applied(self, features: Collection[str], lock: ModelLock) -> Generator[None]:
+        """Whatever happens, the network is as it was in the end. `lock` is held to begin and to end."""
+        with lock:
+            watched = {name: self._module(name) for name in features}
+            if not self._walks:
+                self._placed.enter_context(self._in_place())
+            self._walks += 1
+            for name, module in watched.items():
+                self._watched[name] += 1
+                if name not in self._handles:
+                    self._handles[name] = module.register_forward_hook(self._feature_hook(name))
+        try:
+            yield
+        finally:
+            with lock.patient():
+                for name in watched:
+                    self._watched[name] -= 1
+                    if not self._watched[name]:
+                        self._handles.pop(name).remove()
+                self._walks -= 1
+                if not self._walks:
+                    self._placed.close()
 
-    return hook
+    @contextmanager
+    def _in_place(self) -> Generator[None]:
+        former = self.set()
+        try:
+            with nullcontext() if self.embeddings is None else self.embeddings.standing_in():
+                yield
+        finally:
+            for module, processor in former:
+                module.set_processor(processor)
+
+    def _module(self, name: str) -> torch.nn.Module:
+        try:
+            return self.network.get_submodule(name)
+        except AttributeError as error:
+            raise ReinvertError(f"this model has no module {name!r} for the editor to read from") from error
+
+    def _feature_hook(self, name: str) -> Callable[[Any, Any, Tensor], Tensor | None]:
+        def hook(module: Any, args: Any, out: Tensor) -> Tensor | None:
+            call = self.call
+            if call is None or name not in call.hooks.features():
+                return None
+            h = out.unflatten(0, (len(call.rows), -1))
+
+            def rule(side: Side, branches: tuple[int, ...], take: Take) -> Tensor:
+                return call.hooks.feature(take(h), name, side, branches, call.moment)
+
+            return call.by_side(rule).flatten(0, 1)
+
+        return hook

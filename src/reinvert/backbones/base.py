@@ -178,9 +178,12 @@ class Backbone(Protocol):
         """
         ...
 
-    def attending(self, features: Collection[str] = ()) -> AbstractContextManager[None]:
+    def attending(self, features: Collection[str] = (), times: Sequence[Time] = ()) -> AbstractContextManager[None]:
         """While this is open, calls reach the attention layers and the modules named by `features`; afterwards the
-        network is as it was, to the bit."""
+        network is as it was, to the bit. Several may be open, as several walks are.
+
+        `times` are those that a walk will ask at, so that what the network makes of them can be made once.
+        """
         ...
 
     def layers(self) -> tuple[Layer, ...]: ...

@@ -11,14 +11,14 @@ configuration, so that shifts are its business.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from reinvert.backbones.attention import ruled
+from reinvert.backbones.attention import Rules
 from reinvert.backbones.base import Fingerprint, Tally, Usual, World
 from reinvert.backbones.compiling import Compile, Compiled, room
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
@@ -80,13 +80,10 @@ class FlowTransformer:
         self.image_size = side
         self.latent_shape = (int(vae.config.latent_channels), side // self.factor, side // self.factor)
         self._layers = joint_layers(transformer)
-        self._processors = {layer: ruled_joint(transformer)(layer) for layer in self._layers}
-        self._features: Collection[str] = ()
+        self._rules = Rules(transformer, self._layers, ruled_joint(transformer))
         self._compiled: Compiled | None = None
         self._running: Any = transformer
         self._picture_first = picture_first
-        self._attending = False
-        self._call: Call | None = None
 
     def __repr__(self) -> str:
         return model_line(self)
@@ -157,17 +154,14 @@ class FlowTransformer:
         self.tally.forwards += len(flat)
         tokens = text.tokens.flatten(0, 1).to(self.dtype)
         carried: dict[str, Any] = {}
-        ruled = call is not None and (
-            bool(self._features) or any(call.hooks.touches(k, call.moment) for k in self.kinds)
-        )
-        compiled = self._compiled
+        compiled, ruled = self._compiled, self._rules.ruled(call, self.kinds)
         self._running = self.transformer if compiled is None else compiled.running(self.transformer, ruled=ruled)
-        if self._running is self.transformer and self._attending and call is not None:
+        if self._running is self.transformer and self._rules.open and call is not None:
             h, w = x.shape[-2:]
             seen = CarriedJoint(call, (h, w), (h // self.patch, w // self.patch), tokens.shape[1], self._picture_first)
             carried = {"reinvert": seen}
         scale = scales(guidance or (1.0,) * len(x), x.device, around(self.dtype))
-        self._call = call
+        self._rules.call = call
         try:
             with nullcontext() if compiled is None else room():
                 out = self._velocity(
@@ -179,13 +173,12 @@ class FlowTransformer:
                     carried,
                 )
         finally:
-            self._call = None
+            self._rules.call = None
         return out.to(x.dtype).unflatten(0, x.shape[:2])
 
     def compile(self, mode: Compile, backend: str = "inductor") -> None:
         """Compile the network, as `backbones.compiling` describes; its attention processors are there to stay."""
-        for layer in self._layers:
-            self.transformer.get_submodule(layer.name).set_processor(self._processors[layer])
+        self._rules.set()
         self._compiled = Compiled(self.transformer, mode, backend)
 
     def _velocity(
@@ -199,17 +192,9 @@ class FlowTransformer:
         signal, sigma = moment.level
         return Split(x - sigma * answer, x + signal * answer)
 
-    @contextmanager
-    def attending(self, features: Collection[str] = ()) -> Generator[None]:
+    def attending(self, features: Collection[str] = (), times: Sequence[Time] = ()) -> AbstractContextManager[None]:
         """See `Backbone.attending`."""
-        if self._attending:
-            raise RuntimeError("this model is already being walked; finish or close the other walk first")
-        with ruled(self.transformer, self._layers, features, lambda: self._call, self._processors.__getitem__):
-            self._attending, self._features = True, features
-            try:
-                yield
-            finally:
-                self._attending, self._features = False, ()
+        return self._rules.applied(features, self.lock)
 
     def layers(self) -> tuple[Layer, ...]:
         return self._layers

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
+from reinvert.backbones.attention import signed
 from reinvert.hooks import Call, Kind, Layer, Site, Take
 from reinvert.text import Side
 
@@ -32,7 +33,8 @@ class CarriedJoint:
     picture_first: bool
 
     def attend(self, layer: Layer, kind: Kind, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
-        """The rules' answer to heads [row case, head, token, dim], or None where no rule looks at this kind."""
+        """The rules' answer [row case, token, head, dim] to heads [row case, head, token, dim], or None where no rule
+        reaches this layer."""
         call = self.call
         if not call.hooks.touches(kind, call.moment):
             return None
@@ -40,21 +42,28 @@ class CarriedJoint:
         picture, words = slice(text, tokens), slice(0, text)
         if self.picture_first or kind == "self":
             picture, words = slice(0, tokens - text), slice(tokens - text, tokens)
+        sites = {
+            side: Site(layer, kind, side, self.grid, self.latent, branches, call.moment, picture, words)
+            for side, branches in call.sides()
+        }
+        if not any(call.hooks.reaches(site) for site in sites.values()):
+            return None
         q, k, v = (y.unflatten(0, (len(call.rows), -1)) for y in (q, k, v))
 
         def rule(side: Side, branches: tuple[int, ...], take: Take) -> Tensor:
-            site = Site(layer, kind, side, self.grid, self.latent, branches, call.moment, picture, words)
-            return call.hooks.attend(take(q), take(k), take(v), site)
+            # Transposed before the sides are joined: fused attention leaves its answer in this order.
+            return call.hooks.attend(take(q), take(k), take(v), sites[side]).transpose(2, 3)
 
         return call.by_side(rule).flatten(0, 1)
 
 
 def _attended(carried: CarriedJoint | None, layer: Layer, kind: Kind, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     heads = None if carried is None else carried.attend(layer, kind, q, k, v)
-    heads = F.scaled_dot_product_attention(q, k, v) if heads is None else heads
-    return heads.transpose(1, 2).flatten(2).to(q.dtype)
+    heads = F.scaled_dot_product_attention(q, k, v).transpose(1, 2) if heads is None else heads
+    return heads.flatten(2).to(q.dtype)
 
 
+@signed
 class RuledJointAttention:
     """For a layer of Stable Diffusion 3: one softmax over [picture | text], or over the picture alone (attn2)."""
 
@@ -89,6 +98,7 @@ class RuledJointAttention:
         return attn.to_out[1](attn.to_out[0](picture)), text
 
 
+@signed
 class RuledFluxAttention:
     """For a layer of FLUX: one softmax over [text | picture], in two streams (double blocks) or in one (single)."""
 

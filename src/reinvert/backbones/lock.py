@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
@@ -40,6 +40,12 @@ class ModelLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
+
+    @contextmanager
+    def patient(self) -> Generator[None]:
+        """Hold it to put something back, which has to wait even where a beginning would be refused."""
+        with self._lock:
+            yield
 
     def __reduce__(self) -> tuple[type[ModelLock], tuple[Busy]]:
         """A copy of a model (copied, or sent to another process) has a lock of its own."""

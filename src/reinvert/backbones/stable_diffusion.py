@@ -12,8 +12,8 @@ here: sizes, scaling factor, text length, layers and schedule come from its conf
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, cast
 
@@ -21,12 +21,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from reinvert.backbones.attention import Carried, RuledAttention, attention_layers, ruled
+from reinvert.backbones.attention import Carried, RuledAttention, Rules, attention_layers
 from reinvert.backbones.base import Family, Fingerprint, Tally, World
 from reinvert.backbones.compiling import Compile, Compiled, room
 from reinvert.backbones.components import fingerprint, model_line, model_table, vae_decode, vae_encode, vae_factor
 from reinvert.backbones.lock import ModelLock
 from reinvert.backbones.placement import Stage
+from reinvert.backbones.time_embeddings import TimeEmbeddings
 from reinvert.errors import ReinvertError
 from reinvert.hooks import Call, Kind, Layer
 from reinvert.level import FINAL, Level, Moment, Split, Time
@@ -84,11 +85,8 @@ class StableDiffusion:
         self.image_size: int = side * self.factor
         self.latent_shape: tuple[int, int, int] = (unet.config.in_channels, side, side)
         self._layers = attention_layers(unet)
-        self._processors = {layer: RuledAttention(layer) for layer in self._layers}
-        self._features: Collection[str] = ()
+        self._rules = Rules(unet, self._layers, RuledAttention, TimeEmbeddings.of(unet))
         self._compiled: Compiled | None = None
-        self._attending = False
-        self._call: Call | None = None
 
     def __repr__(self) -> str:
         return model_line(self)
@@ -151,39 +149,39 @@ class StableDiffusion:
     # --- the network --------------------------------------------------------------------------------------------
 
     def answer(self, x: Tensor, text: Text, time: Time, call: Call | None, guidance: tuple[float, ...] = ()) -> Tensor:
-        """See `Backbone.answer`. The clean end of the grid has no timestep of its own: there the network is told 0."""
+        """See `Backbone.answer`."""
         self.stage.bring(self.unet)
         self.stage.check_gradients(x, text.tokens, text.values, text.pooled)
         flat = x.flatten(0, 1)
         self.tally.forwards += len(flat)
         values = None if text.values is None else text.values.flatten(0, 1).to(self.dtype)
-        ruled = call is not None and (
-            bool(self._features) or any(call.hooks.touches(k, call.moment) for k in self.kinds)
-        )
-        compiled = self._compiled
+        compiled, ruled = self._compiled, self._rules.ruled(call, self.kinds)
         network = self.unet if compiled is None else compiled.running(self.unet, ruled=ruled or values is not None)
         carried: dict[str, Any] = {}
-        if network is self.unet and self._attending and (call is not None or values is not None):
+        if network is self.unet and self._rules.open and (call is not None or values is not None):
             carried = {"reinvert": Carried(call, (x.shape[-2], x.shape[-1]), values)}
-        self._call = call
+        told, embeddings = _told(time), self._rules.embeddings
+        if embeddings is not None and embeddings.placed:
+            embeddings.tell(told, x.device, self.dtype)
+        self._rules.call = call
         try:
             with nullcontext() if compiled is None else room():
                 out = network(
                     flat.to(self.dtype),
-                    torch.full((len(flat),), max(int(time), 0), device=x.device),
+                    torch.full((len(flat),), told, device=x.device),
                     encoder_hidden_states=text.tokens.flatten(0, 1).to(self.dtype),
                     cross_attention_kwargs=carried,
                     **self.conditions(flat, text),
                     return_dict=False,
                 )[0]
         finally:
-            self._call = None
+            self._rules.call = None
         return out.to(x.dtype).unflatten(0, x.shape[:2])
 
     def compile(self, mode: Compile, backend: str = "inductor") -> None:
         """Compile the network, as `backbones.compiling` describes; its attention processors are there to stay."""
-        for layer in self._layers:
-            self.unet.get_submodule(layer.name).set_processor(self._processors[layer])
+        self._rules.set()
+        self._rules.embeddings = None  # a graph has them in it
         self._compiled = Compiled(self.unet, mode, backend)
 
     def conditions(self, x: Tensor, text: Text) -> dict[str, Any]:
@@ -204,17 +202,11 @@ class StableDiffusion:
             return Split(signal * x - noise * answer, noise * x + signal * answer)
         return Split.of(x, told.noise * x + told.signal * answer, moment.level)
 
-    @contextmanager
-    def attending(self, features: Collection[str] = ()) -> Generator[None]:
+    def attending(self, features: Collection[str] = (), times: Sequence[Time] = ()) -> AbstractContextManager[None]:
         """See `Backbone.attending`."""
-        if self._attending:
-            raise RuntimeError("this model is already being walked; finish or close the other walk first")
-        with ruled(self.unet, self._layers, features, lambda: self._call, self._processors.__getitem__):
-            self._attending, self._features = True, features
-            try:
-                yield
-            finally:
-                self._attending, self._features = False, ()
+        if self._rules.embeddings is not None:
+            self._rules.embeddings.coming |= {_told(time) for time in times}
+        return self._rules.applied(features, self.lock)
 
     def layers(self) -> tuple[Layer, ...]:
         return self._layers
@@ -224,6 +216,11 @@ class StableDiffusion:
 
     def fingerprint(self) -> Fingerprint:
         return fingerprint(self._networks(), self.additions)
+
+
+def _told(time: Time) -> int:
+    """The clean end of the grid has no timestep of its own: there the network is told 0."""
+    return max(int(time), 0)
 
 
 def _tiny() -> StableDiffusion:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
 import torch
 from torch import Tensor
 
-from reinvert.hooks import Attend, Site
+from reinvert.hooks import Attend, Site, same_memory
 from reinvert.precision import wide
 
 
@@ -36,10 +38,34 @@ def attend_with(q: Tensor, k: Tensor, v: Tensor, channels: Tensor, site: Site, i
     return out[..., : v.shape[-1]], shares
 
 
+class MadeOfHeads:
+    """Keeps what a rule makes of keys and values for as long as those are the same, as they are of words that do not
+    change from step to step."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, tuple[Tensor, Tensor, tuple[Tensor, Tensor]]] = {}
+
+    def of(
+        self,
+        k: Tensor,
+        v: Tensor,
+        key: Hashable,
+        make: Callable[[Tensor, Tensor, Site], tuple[Tensor, Tensor]],
+        site: Site,
+    ) -> tuple[Tensor, Tensor]:
+        """`make(k, v, site)`, or what it gave before; `key` says all that it depends on besides."""
+        if key in self._made:
+            before_k, before_v, made = self._made[key]
+            if same_memory(before_k, k) and same_memory(before_v, v):
+                return made
+        self._made[key] = k, v, make(k, v, site)
+        return self._made[key][2]
+
+
 def probabilities(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) of heads [branch, case, head, token, dim], in float32 or wider; where a map itself is
     needed, for its gradient or to be compared."""
     return (wide(q) @ wide(k).transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
 
 
-__all__ = ["attend_with", "map_grid", "of_source", "probabilities"]
+__all__ = ["MadeOfHeads", "attend_with", "map_grid", "of_source", "probabilities"]

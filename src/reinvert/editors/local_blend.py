@@ -115,12 +115,15 @@ class _WordHooks(Hooks):
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return kind == "cross"
 
+    def reaches(self, site: Site) -> bool:
+        wanted = site.side is Side.TEXT and site.kind == "cross" and site.layer.part != "mid"
+        return wanted and site.grid == self.grid
+
     def reads(self, moment: Moment) -> Collection[Side]:
         return (Side.TEXT,)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
-        wanted = site.side is Side.TEXT and site.kind == "cross" and site.layer.part != "mid"
-        if not wanted or site.grid != self.grid:
+        if not self.reaches(site):
             return inner(q, k, v, site)
         out, shares = attend_with(q, k, v, rows_at(self.channels, site.branches), site, inner)
         self.maps = shares if self.maps is None else self.maps + shares

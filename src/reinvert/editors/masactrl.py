@@ -111,13 +111,24 @@ class _MasaHooks(Hooks):
     def reads(self, moment: Moment) -> Collection[Side]:
         return tuple(Side) if self._acts(moment) else ()
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+    def reaches(self, site: Site) -> bool:
         if not self._acts(site.moment) or len(site.branches) < 2:
+            return False
+        if site.kind == "cross":
+            return self.channels is not None and site.side is Side.TEXT and site.grid == self.grid
+        return site.layer.index >= self.first or self._begins(site)
+
+    def _begins(self, site: Site) -> bool:
+        """Whether this is the first layer of a new evaluation, of which a step may have several (EDICT)."""
+        return self.channels is not None and site.kind == "self" and site.layer.index == 0
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+        if not self.reaches(site):
             return inner(q, k, v, site)
         if site.kind == "cross":
             return self._watched(q, k, v, site, inner)
-        if site.layer.index == 0:
-            self.maps = None  # a new evaluation, of which a step may have several (EDICT)
+        if self._begins(site):
+            self.maps = None
         if site.layer.index < self.first:
             return inner(q, k, v, site)
         masks = self._foregrounds(site)
@@ -129,8 +140,7 @@ class _MasaHooks(Hooks):
 
     def _watched(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend) -> Tensor:
         """Cross-attention as it is, with the words' share of it as one more value channel."""
-        if self.channels is None or site.side is not Side.TEXT or site.grid != self.grid:
-            return inner(q, k, v, site)
+        assert self.channels is not None
         out, shares = attend_with(q, k, v, rows_at(self.channels, site.branches)[..., None], site, inner)
         self.maps = shares[:, :, 0] if self.maps is None else self.maps + shares[:, :, 0]
         return out

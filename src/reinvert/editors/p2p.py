@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from reinvert.editors.attention import of_source
+from reinvert.editors.attention import MadeOfHeads, of_source
 from reinvert.editors.base import Case, Editor
 from reinvert.hooks import Attend, Hooks, Kind, Site, rows_at, sdpa
 from reinvert.level import Moment
@@ -91,35 +91,52 @@ class _P2PHooks(Hooks):
         # Asked of the host's tensors: the device is not waited for.
         self.edits = [bool(m.any()) for m in p]
         self.keeps = [bool(m.any()) for m in d]
+        self.matrices = [
+            next(j for j in range(i + 1) if torch.equal(p[j], p[i]) and torch.equal(d[j], d[i])) for i in range(len(p))
+        ]
+        """For each step the first one that has the same."""
+        self.made = MadeOfHeads()
         self.unedited = [not e and bool((m == 1).all()) for e, m in zip(self.edits, d, strict=True)]
 
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return not self.unedited[moment.index] if kind == "cross" else moment.index in self.self_steps
+
+    def reaches(self, site: Site) -> bool:
+        if site.side is not Side.TEXT or len(site.branches) < 2 or not self.touches(site.kind, site.moment):
+            return False
+        return site.kind == "cross" or site.grid[0] <= self.self_grid * site.latent[0]
 
     def reads(self, moment: Moment) -> Collection[Side]:
         read = self.edits[moment.index] or moment.index in self.self_steps
         return (Side.TEXT,) if read else ()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
-        if site.side is not Side.TEXT or len(site.branches) < 2 or not self.touches(site.kind, site.moment):
+        if not self.reaches(site):
             return inner(q, k, v, site)
         if site.kind == "cross":
             return self._cross(q, k, v, site, inner)
-        if site.grid[0] > self.self_grid * site.latent[0]:
-            return inner(q, k, v, site)
         return inner(of_source(q), of_source(k), v, site)
 
     def _cross(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend) -> Tensor:
         """One fused call over [source, targets as the source sees them, targets as they see themselves]."""
-        i, targets, n = site.moment.index, [b - 1 for b in site.branches[1:]], len(q) - 1
+        i, n = site.moment.index, len(q) - 1
+        # The matrices and, in most walks, the words' keys and values are those of other steps, too.
+        k, v = self.made.of(k, v, (site.layer.name, site.branches, self.matrices[i]), self._keys_and_values, site)
         if not self.edits[i]:
-            own = rows_at(self.d[i], targets).to(v)[:, :, None, :, None] * v[1:]
-            return inner(q, k, torch.cat([v[:1], own]), site)
-        mixed = rows_at(self.p[i], targets).to(v)[:, :, None] @ v[1:]
+            return inner(q, k, v, site)
         if not self.keeps[i]:
-            return inner(of_source(q), of_source(k), torch.cat([v[:1], mixed]), site)
-        own = rows_at(self.d[i], targets).to(v)[:, :, None, :, None] * v[1:]
-        out = inner(torch.cat([q[:1].expand(n + 1, *q.shape[1:]), q[1:]]),
-                    torch.cat([k[:1].expand(n + 1, *k.shape[1:]), k[1:]]),
-                    torch.cat([v[:1], mixed, own]), site)  # fmt: skip
+            return inner(of_source(q), k, v, site)
+        out = inner(torch.cat([q[:1].expand(n + 1, *q.shape[1:]), q[1:]]), k, v, site)
         return torch.cat([out[:1], out[1 : n + 1] + out[n + 1 :]])
+
+    def _keys_and_values(self, k: Tensor, v: Tensor, site: Site) -> tuple[Tensor, Tensor]:
+        """Those of the fused call."""
+        i, targets, n = site.moment.index, [b - 1 for b in site.branches[1:]], len(v) - 1
+        edited, kept = self.edits[i], self.keeps[i] or not self.edits[i]
+        mixed = [rows_at(self.p[i], targets).to(v)[:, :, None] @ v[1:]] if edited else []
+        own = [rows_at(self.d[i], targets).to(v)[:, :, None, :, None] * v[1:]] if kept else []
+        if not edited:
+            keys = k
+        else:
+            keys = torch.cat([k[:1].expand(n + 1, *k.shape[1:]), k[1:]]) if kept else of_source(k)
+        return keys, torch.cat([v[:1], *mixed, *own])

@@ -119,9 +119,12 @@ class _PnPHooks(Hooks):
     def touches(self, kind: Kind, moment: Moment) -> bool:
         return kind == "self" and moment.index < self.until_attention
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+    def reaches(self, site: Site) -> bool:
         acts = site.kind == "self" and site.moment.index < self.until_attention and site.layer.name in self.ruled
-        if not acts or len(site.branches) < 2:
+        return acts and len(site.branches) > 1
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, inner: Attend = sdpa) -> Tensor:
+        if not self.reaches(site):
             return inner(q, k, v, site)
         return inner(of_source(q), of_source(k), v, site)
 
