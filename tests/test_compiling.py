@@ -59,6 +59,48 @@ def test_every_shape_is_captured_once(tiny, tiny_folder: Path, graphs, mode: str
     assert not counters["recompile_limit"]
 
 
+def pointers(value, name: str = "") -> dict[str, int]:
+    """Where every tensor among some inputs lies."""
+    if isinstance(value, torch.Tensor):
+        return {name: value.data_ptr()}
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple | list) else ()
+    return {key: at for each, x in inner for key, at in pointers(x, f"{name}.{each}").items()}
+
+
+@pytest.mark.parametrize("family", ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"])
+def test_a_whole_network_reads_its_inputs_from_the_same_cells(family: str, graphs) -> None:
+    """As CUDA graphs need it: every step of every walk, for each number of rows."""
+    model = families()[family].tiny()
+    x0 = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain = walked(model, x0)
+    model.compile("whole", "eager")
+    whole, seen = model._compiled.whole, {}
+
+    def noted(*given, **named):
+        inputs = pointers((given, named))
+        rows = len(next(x for x in (*given, *named.values()) if isinstance(x, torch.Tensor)))
+        seen.setdefault(rows, []).append(inputs)
+        return model.network(*given, **named)
+
+    whole.graph = noted
+    assert torch.equal(walked(model, x0), plain)
+    assert torch.equal(walked(model, x0), plain)
+    assert sorted(seen) == [1, 2 if model.null_side else 1] or list(seen) == [1]
+    for calls in seen.values():
+        assert len(calls) >= 6
+        assert all(inputs == calls[0] for inputs in calls)
+        assert len(calls[0]) >= 3  # latents, time, words
+
+
+def walked(model, x0: torch.Tensor) -> torch.Tensor:
+    """An inversion and an edit without rules, of three steps each."""
+    from reinvert.inversions.base import Source
+    from reinvert.inversions.direct import Direct
+
+    path = Direct().invert(Source(model, x0, (SOURCE,), 3))
+    return [state.x for _, state in path.walk(model, [(TARGET,)], guidance=3.0)][-1]
+
+
 def test_a_flow_transformer_compiles_too(graphs) -> None:
     from reinvert.inversions.base import Source
     from reinvert.inversions.direct import Direct

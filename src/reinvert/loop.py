@@ -6,7 +6,7 @@ Rows are its unit of cost: a (side, branch) pair goes through the network only i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, NamedTuple, Protocol, runtime_checkable
@@ -253,8 +253,10 @@ def walk(
     hooks: Hooks | None = None,
     anchor: Pull | None = None,
     who: str = "the walk",
-) -> Iterator[tuple[Moment, State]]:
+) -> Generator[tuple[Moment, State]]:
     """Step through `times`, downwards or upwards, yielding (moment, state after the step).
+
+    From the first step to the last, or until it is closed, the network carries our processors; others may walk, too.
 
     Raises `NonFiniteError` (naming the step and `who`) where a latent is not finite: at once on the CPU, at most
     `READ_EVERY` steps later elsewhere.

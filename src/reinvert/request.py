@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Any, TypeVar
 
@@ -193,10 +194,11 @@ class Request:
             if self.editors:
                 path, hooks = prepared_edit(self.model, path, self.editors, targets, masks, self.seed, own)
             x = path.start.expand(1 + len(targets), *path.start.shape)  # the result if no step is walked
-            for moment, state in path.walk(self.model, targets, hooks, self.guidance):
-                x = state.x
-                if watch is not None:
-                    watch(Progress(stage, moment.index + 1, moment.steps, x, moment))
+            with closing(path.walk(self.model, targets, hooks, self.guidance)) as walked:
+                for moment, state in walked:
+                    x = state.x
+                    if watch is not None:
+                        watch(Progress(stage, moment.index + 1, moment.steps, x, moment))
             fits = self.given.fits[part] if isinstance(self.given, Prepared) else None
             return list(self._rendered(x, targets, self._settings(path, targets, own), fits))
 
@@ -232,16 +234,16 @@ class Request:
         pictures, (h, w) = pixels(self.model, given.pictures), given.latents.shape[-2:]
         mask = None if self.masks is None else cells(self.masks[part], (h, w))
         source = Source(self.model, given.latents, self.sources[part], self.steps, self.guidance, self.seed, pictures)
-        stages = self.inversion.stages(replace(source, mask=mask, drawn=self.inversion.drawn))
-        while True:
-            try:
-                progress = next(stages)
-            except StopIteration as stop:
-                trajectory: Trajectory = stop.value
-                fits = [vars(fit) for fit in given.fits]
-                return replace(trajectory, info={**trajectory.info, "fits": fits, "seed": self.seed})
-            if watch is not None:
-                watch(progress)
+        with closing(self.inversion.stages(replace(source, mask=mask, drawn=self.inversion.drawn))) as stages:
+            while True:
+                try:
+                    progress = next(stages)
+                except StopIteration as stop:
+                    trajectory: Trajectory = stop.value
+                    fits = [vars(fit) for fit in given.fits]
+                    return replace(trajectory, info={**trajectory.info, "fits": fits, "seed": self.seed})
+                if watch is not None:
+                    watch(progress)
 
     def _settings(
         self, path: Trajectory, targets: tuple[tuple[str, ...], ...], own: tuple[Mapping[str, Any], ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -161,10 +161,11 @@ class Trajectory:
         targets: Sequence[Sequence[str]] = (),
         hooks: Hooks | None = None,
         guidance: float | None = None,
-    ) -> Iterator[tuple[Moment, State]]:
+    ) -> Generator[tuple[Moment, State]]:
         """Render the source (branch 0) and its targets (branches 1..) again, step by step.
 
-        `guidance` None is the scale that it was fitted to, or what is usual for the model.
+        `guidance` None is the scale that it was fitted to, or what is usual for the model. Rules stay on the network
+        until the last step or `close()`.
         """
         self.check(model)
         if around(model.dtype) == torch.float64 and self.path.dtype != torch.float64:

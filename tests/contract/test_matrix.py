@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from conftest import SOURCE, TARGET
@@ -34,6 +37,21 @@ def half_mask() -> Image.Image:
     return mask
 
 
+MOST_SHAPES = 3
+"""Batch shapes of one walk: each is a graph of its own where the network is compiled."""
+
+
+@contextmanager
+def batch_shapes(model) -> Iterator[set[tuple[int, ...]]]:
+    """The shapes of the latents that the network is given meanwhile."""
+    shapes: set[tuple[int, ...]] = set()
+    handle = model.unet.register_forward_pre_hook(lambda module, given: shapes.add(tuple(given[0].shape)))
+    try:
+        yield shapes
+    finally:
+        handle.remove()
+
+
 @pytest.fixture(scope="module")
 def inverted(tiny, picture):
     """One inversion serves all its editors."""
@@ -42,7 +60,9 @@ def inverted(tiny, picture):
     def get(name: str) -> reinvert.Trajectory:
         if name not in made:
             method = registry.make("inversions", name, CHEAP.get(name))
-            made[name] = reinvert.invert(tiny, picture, SOURCE, inversion=method, steps=STEPS)
+            with batch_shapes(tiny) as shapes:
+                made[name] = reinvert.invert(tiny, picture, SOURCE, inversion=method, steps=STEPS)
+            assert len(shapes) <= MOST_SHAPES
         return made[name]
 
     return get
@@ -57,7 +77,9 @@ def test_a_legal_pair_runs(tiny, picture, inverted, inversion: str, editor: str)
     mask = half_mask() if method.needs_mask else None
     path = inverted(inversion)
     before = tiny.tally.copy()
-    result = reinvert.edit(tiny, path, target=TARGET, editor=[method], mask=mask, seed=1)
+    with batch_shapes(tiny) as shapes:
+        result = reinvert.edit(tiny, path, target=TARGET, editor=[method], mask=mask, seed=1)
+    assert 1 <= len(shapes) <= MOST_SHAPES
     assert bool(torch.isfinite(result.latents).all())
     assert tiny.tally.since(before).forwards == result.forwards > 0
     clean = tiny.encode(to_tensor([picture]))[0]

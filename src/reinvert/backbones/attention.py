@@ -106,9 +106,7 @@ class RuledAttention:
         k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (attn.to_k(keys), attn.to_v(values)))
         return (k if attn.norm_k is None else attn.norm_k(k)), v
 
-    def _ruled(
-        self, q: Tensor, k: Tensor, v: Tensor, kind: Kind, call: Call, latent: tuple[int, int]
-    ) -> Tensor | None:
+    def _ruled(self, q: Tensor, k: Tensor, v: Tensor, kind: Kind, call: Call, latent: tuple[int, int]) -> Tensor | None:
         """The rules' answer [row case, token, head, dim], or None where no rule reaches this layer."""
         rows, (h, w) = len(call.rows), latent
         shrink = round((h * w / q.shape[2]) ** 0.5)

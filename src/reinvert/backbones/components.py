@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reinvert.backbones.base import Fingerprint
+from reinvert.backbones.memory import pictures_at_once
 from reinvert.display import line, table
 from reinvert.precision import around, wide
 
@@ -77,10 +78,10 @@ def vae_encode(vae: Any, images: Tensor, noise: Tensor | None = None) -> Tensor:
     """(posterior mean + deviation noise - shift) scale, [n, channel, h, w] in float32 (float64 stays); images are on
     the VAE's device."""
     with _in_range(vae):
-        posterior = vae.encode(images.to(vae.dtype)).latent_dist
-    z = wide(posterior.mean)
+        dists = [vae.encode(part.to(vae.dtype)).latent_dist for part in _fitting(vae, images, images.shape[-2:])]
+    z = torch.cat([wide(dist.mean) for dist in dists])
     if noise is not None:
-        z = z + wide(posterior.std) * noise.to(z)
+        z = z + torch.cat([wide(dist.std) for dist in dists]) * noise.to(z)
     return (z - _shift(vae)) * float(vae.config.scaling_factor)
 
 
@@ -88,8 +89,15 @@ def vae_encode(vae: Any, images: Tensor, noise: Tensor | None = None) -> Tensor:
 def vae_decode(vae: Any, latents: Tensor) -> Tensor:
     """[n, 3, H, W] in float32 (float64 stays); latents are on the device where the VAE computes."""
     z = latents.to(around(vae.dtype)) / float(vae.config.scaling_factor) + _shift(vae)
+    height, width = (side * vae_factor(vae) for side in z.shape[-2:])
     with _in_range(vae):
-        return wide(vae.decode(z.to(vae.dtype)).sample)
+        return torch.cat([wide(vae.decode(part.to(vae.dtype)).sample) for part in _fitting(vae, z, (height, width))])
+
+
+def _fitting(vae: Any, pictures: Tensor, size: Sequence[int]) -> Sequence[Tensor]:
+    """Pictures of (height, width) pixels, or their latents, in batches that fit the memory."""
+    at_once = pictures_at_once(vae, *size)
+    return (pictures,) if at_once is None else pictures.split(at_once)
 
 
 @contextmanager

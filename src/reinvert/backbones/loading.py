@@ -22,7 +22,17 @@ from reinvert.backbones.compiling import check_compile
 from reinvert.backbones.families import class_of, component_folders, families, family_of
 from reinvert.backbones.lock import Busy, check_busy
 from reinvert.backbones.pipeline import from_pipeline, is_pipeline
-from reinvert.backbones.placement import SHRUNK, Stage, Weights, check_weights, free_on, plan, shrink, size_of
+from reinvert.backbones.placement import (
+    SHRUNK,
+    Stage,
+    Weights,
+    check_weights,
+    free_on,
+    gains_by_bfloat16,
+    plan,
+    shrink,
+    size_of,
+)
 from reinvert.backbones.single_file import Opened, load_words, read_single_file, settled
 from reinvert.backbones.weights import read_network
 from reinvert.errors import ReinvertError, warn
@@ -52,7 +62,7 @@ def load(
     or a pipeline of diffusers that is already loaded: its weights are
     shared, its LoRA, textual inversions, device and dtype kept, and its attention processors given back after every
     edit. `device` "auto" takes CUDA, then MPS, then the CPU; `dtype` "auto" is float16 on CUDA (bfloat16 for flow
-    transformers) and float32 elsewhere.
+    transformers) and float32 elsewhere, but for large networks on a CPU with units for bfloat16.
 
     `lora` is a safetensors file, "FILE:0.8" or (file, 0.8) with its strength, or a list of those; they are added to the
     weights. `vae` is a folder with another VAE in diffusers format,
@@ -149,13 +159,15 @@ def open_model(
             parts["vae"] = _other_vae(Path(vae), parts["vae"], shown, kind)
             additions["vae"] = {"folder": Path(vae).name, "sha256": folder_digest(Path(vae))}
         networks = {part: loaded for part, loaded in parts.items() if isinstance(loaded, torch.nn.Module)}
+        narrow = dtype == "auto" and any(gains_by_bfloat16(networks[part], where) for part in networks.keys() & SHRUNK)
         sizes = {part: size_of(network) for part, network in networks.items()}
         t5 = next((part for part, network in networks.items() if type(network).__name__.startswith("T5")), None)
         placed = plan(sizes, free_on(where), shown, offload=offload, weights=stored, t5=t5)
         for part, network in networks.items():
             # Many VAEs overflow in float16; their configuration says so.
             full = part == "vae" and kind == torch.float16 and cast(Any, network).config.get("force_upcast", True)
-            network.to(torch.device("cpu") if placed.offload else where, torch.float32 if full else kind)
+            own = torch.bfloat16 if narrow and part in SHRUNK else torch.float32 if full else kind
+            network.to(torch.device("cpu") if placed.offload else where, own)
         if loras:
             additions["lora"] = add_lora(parts, family, loras, shown)
         scheduler = _settled(parts, opened.scheduler, shown)
@@ -171,6 +183,8 @@ def open_model(
             parts["vae"].enable_tiling()
     if placed.why is not None:
         warn(placed.why)
+    if narrow:
+        warn(f"{shown} is computed in bfloat16, which this CPU does several times as fast; --dtype float32 is finer")
     check_vocabularies(parts, shown)
     if shown not in BUNDLED and Path(name).exists():
         shown = Path(name).name

@@ -13,6 +13,8 @@ MOST: Final = 8
 LAYERS: Final = 100
 """Tensors of latent cells x width that a forward holds at its peak for each row, skips and workspaces included. Stable
 Diffusion's UNet took 38 (half its width, float32, on a CPU); the rest is reserve."""
+MAPS: Final = 8
+"""Tensors of the finest level's channels and pixels that a VAE holds at its peak for each picture, with reserve."""
 GRADIENTS: Final = 10
 """Times the memory of a forward that a backward pass needs, which keeps every layer's input."""
 
@@ -25,6 +27,20 @@ def at_once(model: Any, latent: tuple[int, int], rows: int, gradients: bool) -> 
     size = torch.finfo(model.dtype).bits // 8
     one = LAYERS * latent[0] * latent[1] * _width(model) * size * rows * (GRADIENTS if gradients else 1)
     return max(1, min(MOST, free // 2 // one))
+
+
+def vae_bytes(vae: Any, height: int, width: int) -> int:
+    """What a VAE holds at its peak for one picture of these pixels: tensors of its finest level."""
+    size = torch.finfo(vae.dtype).bits // 8
+    return MAPS * int(vae.config.block_out_channels[0]) * height * width * size
+
+
+def pictures_at_once(vae: Any, height: int, width: int) -> int | None:
+    """Pictures that a VAE takes in half of an accelerator's free memory, or in half of what the machine has: there the
+    same picture, which depends on its batch in the last bits, shall not depend on what else is running. At least 1;
+    None where the system does not tell."""
+    free = all_memory() if vae.device.type == "cpu" else free_memory(vae.device)
+    return None if free is None else max(1, free // 2 // vae_bytes(vae, height, width))
 
 
 def largest(device: torch.device, size: int) -> int:
@@ -67,6 +83,14 @@ def free_memory(device: torch.device) -> int | None:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if device.type == "cpu" else None
     except (AttributeError, ValueError, OSError):  # Windows and macOS
+        return None
+
+
+def all_memory() -> int | None:
+    """Bytes that the machine has; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
         return None
 
 
