@@ -45,9 +45,11 @@ def compiled(folder: Path, mode: str, backend: str = "eager") -> StableDiffusion
     ("mode", "count"),
     [("blocks", 3 * BLOCKS), pytest.param("whole", 1 + BLOCKS + 1, marks=pytest.mark.slow)],
 )
-def test_every_shape_is_captured_once(tiny, tiny_folder: Path, graphs, mode: str, count: int) -> None:
+def test_every_shape_is_captured_once(tiny_folder: Path, graphs, mode: str, count: int) -> None:
     model = compiled(tiny_folder, mode)
-    assert torch.equal(edited(model, 0), edited(tiny, 0))
+    plain = reinvert.load(tiny_folder, "cpu")
+    plain._rules.embeddings = None  # a graph makes the times' own in every step: the same bits
+    assert torch.equal(edited(model, 0), edited(plain, 0))
     assert graphs() == count
     assert not counters["graph_break"]
     # other pictures, words, scales and numbers of steps, an attention rule or none: nothing new is captured
@@ -83,9 +85,9 @@ def test_a_whole_network_reads_its_inputs_from_the_same_cells(family: str, graph
         return model.network(*given, **named)
 
     whole.graph = noted
-    assert torch.equal(walked(model, x0), plain)
-    assert torch.equal(walked(model, x0), plain)
-    assert sorted(seen) == [1, 2 if model.null_side else 1] or list(seen) == [1]
+    for _ in range(2):
+        assert float((walked(model, x0) - plain).abs().max()) < 1e-9
+    assert sorted(seen) == ([1, 2] if model.null_side else [1])
     for calls in seen.values():
         assert len(calls) >= 6
         assert all(inputs == calls[0] for inputs in calls)
