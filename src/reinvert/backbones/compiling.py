@@ -38,8 +38,8 @@ class Whole:
     """
 
     def __init__(self, network: torch.nn.Module, backend: str, *, recorded: bool) -> None:
-        mode = {"mode": "reduce-overhead"} if recorded else {}
-        self.graph: Any = torch.compile(network, dynamic=False, backend=backend, **mode)
+        mode = "reduce-overhead" if recorded else None
+        self.graph: Any = torch.compile(network, dynamic=False, backend=backend, mode=mode)
         self.recorded = recorded
         self._cells: dict[Hashable, Tensor] = {}
 
