@@ -6,16 +6,17 @@
 
 FOLDER is a copy of https://github.com/cure-lab/PnPInversion (arXiv 2310.01506). Its programs are run as they are, on
 copies of the same networks, with the same picture and prompts, by the settings of their own scripts; what keeps them
-from running on today's libraries is mended while they are read (`borrowed.py` lists it), and nothing of theirs is kept.
-They are written for Stable Diffusion 1.x, so the model is a random one of its sizes (`sd14.py`) unless another is named.
+from running on today's libraries is mended while they are read (`borrowed.py` lists it), and nothing of theirs is
+kept. They are written for Stable Diffusion 1.x, so the model is a random one of its sizes (`sd14.py`) unless another is
+named.
 
 With `--schedules` no repository is needed: `published.py` walks what those programs do, written afresh from their
 description, with any model. The P2P family's rows are whole programs and end at the same edit; the others are their
 calls of the network alone, so that only time can be compared.
 
-Either way each row is run once on both sides, counted and compared, and then `--repeats` times in turn, in alternating
-order, on one thread. Ratios are medians of the pairs' ratios: CPU time, since other programs on the machine take wall
-time from one side more than from the other. Rows of the network are counted where they enter it.
+Either way each row is run `--repeats` times on both sides in turn, in alternating order, on one thread, behind a bare
+call of the network that warms up. Ratios are medians of the pairs' ratios: CPU time, since other programs on the
+machine take wall time from one side more than from the other. Rows of the network are counted where they enter it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Seen:
 
 
 @contextmanager
-def watched(unet: torch.nn.Module) -> Iterator[Seen]:
+def watched(unets: Sequence[torch.nn.Module]) -> Iterator[Seen]:
     """Counts at the first layer, which a program that calls `unet.forward` does not go around."""
     seen = Seen()
 
@@ -72,18 +73,19 @@ def watched(unet: torch.nn.Module) -> Iterator[Seen]:
         seen.rows += len(args[0])
         seen.calls += 1
 
-    handle = unet.get_submodule("conv_in").register_forward_pre_hook(note)
+    handles = [unet.get_submodule("conv_in").register_forward_pre_hook(note) for unet in unets]
     try:
         yield seen
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a row: something that edits, with the network it asks. The edit's latents are [channel, h, w]."""
+    """One side of a row: something that edits, with the networks it asks. The edit's latents are [channel, h, w]."""
 
-    unet: torch.nn.Module
+    unets: Sequence[torch.nn.Module]
     edit: Callable[[], Tensor | None]
 
 
@@ -100,18 +102,17 @@ def spent(work: Callable[[], Any]) -> Spent:
 
 
 def compare(row: str, theirs: Side, ours: Side, repeats: int) -> dict[str, Any]:
-    """One row of the table: counted and compared once, then timed in turn, each time with another one first."""
+    """One row of the table: both sides in turn, each time with another one first; counted and compared on the way."""
     sides = {"published": theirs, "reinvert": ours}
     counts: dict[str, Seen] = {}
     latents: dict[str, Tensor | None] = {}
-    for name, side in sides.items():
-        with watched(side.unet) as seen:
-            latents[name] = side.edit()
-        counts[name] = seen
     taken: dict[str, list[Spent]] = {name: [] for name in sides}
     for turn in range(repeats):
-        for name in list(sides)[:: 1 if turn % 2 else -1]:
-            taken[name].append(spent(sides[name].edit))
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            with watched(sides[name].unets) as seen:
+                spend = spent(lambda name=name: latents.update({name: sides[name].edit()}))
+            taken[name].append(spend)
+            counts[name] = seen
     pairs = list(zip(taken["published"], taken["reinvert"], strict=True))
     cpu = [a.cpu / b.cpu for a, b in pairs]
     rows = counts["published"].rows / counts["reinvert"].rows
@@ -183,7 +184,7 @@ def from_latents(model: StableDiffusion, x0: Tensor, asked: Settings, row: str) 
             x = state.x
         return x[-1, 0]
 
-    return Side(model.unet, edit)
+    return Side((model.unet,), edit)
 
 
 def from_picture(model: StableDiffusion, picture: Image.Image, asked: Settings, row: str) -> Side:
@@ -194,7 +195,7 @@ def from_picture(model: StableDiffusion, picture: Image.Image, asked: Settings, 
         inverted = recipe.invert(model, [picture], [asked.source])
         return recipe.edit(model, inverted, [asked.target], [asked.blend])[0].latents[-1]
 
-    return Side(model.unet, edit)
+    return Side((model.unet,), edit)
 
 
 # --- the two tables ---------------------------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def schedule_of(model: StableDiffusion, x0: Tensor, asked: Settings, row: str) -
         latents = published.follow(model, x0, asked, row=row).latents
         return latents[-1] if row in published.P2P else None
 
-    return Side(model.unet, edit)
+    return Side((model.unet,), edit)
 
 
 def schedules(model: StableDiffusion, steps: int, rows: Sequence[str], repeats: int) -> Iterator[Table]:
@@ -214,6 +215,7 @@ def schedules(model: StableDiffusion, steps: int, rows: Sequence[str], repeats: 
     The table comes once with each new row: a long run that is ended has what was measured.
     """
     x0, asked = case_for(model, steps)
+    warm_up(model)
     table = Table(
         f"Against the published schedules: {model.name}",
         f"One edit in {steps} steps, from latents to latents, published / reinvert; one thread, {repeats} pairs taken "
@@ -233,6 +235,7 @@ def programs(folder: Path, model: StableDiffusion, steps: int, rows: Sequence[st
     from borrowed import Borrowed, Refused
 
     picture, asked = picture_for(model, steps)
+    warm_up(model)
     table = Table(
         f"Against the published programs: {model.name}",
         f"One edit in {steps} steps, from picture to picture with everything that a program makes for its own output "
@@ -245,11 +248,16 @@ def programs(folder: Path, model: StableDiffusion, steps: int, rows: Sequence[st
         for row in rows:
             try:
                 with Borrowed(folder, model, steps).program(row) as program:
-                    theirs = Side(program.unet, lambda program=program: program.edit(file, asked))
+                    theirs = Side(program.unets, lambda program=program: program.edit(file, asked))
                     table.rows.append(compare(row, theirs, from_picture(model, picture, asked, row), repeats))
             except Refused as why:
                 table.rows.append(refused(row, str(why)))
             yield table
+
+
+def warm_up(model: StableDiffusion) -> None:
+    with torch.no_grad():
+        model.answer(torch.zeros(1, 1, *model.latent_shape), model.encode_text([""])[None], model.times(1)[0], None)
 
 
 def picture_for(model: StableDiffusion, steps: int) -> tuple[Image.Image, Settings]:
