@@ -12,7 +12,7 @@ PYTEST  := $(BIN)/pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo studio test lint slow-test docs clean distclean
+.PHONY: help demo studio test lint slow-test gpu docs clean distclean
 
 help:
 	@echo "make demo       set up, draw a scene, edit it several ways, write demo/"
@@ -20,6 +20,7 @@ help:
 	@echo "make test       set up, then lint, types, import rules and tests"
 	@echo "make lint       lint, types and import rules only"
 	@echo "make slow-test  the long tests, left out of make test"
+	@echo "make gpu        the tests that need a GPU (benchmarks/gpu.py measures there)"
 	@echo "make docs       build the documentation site into site/"
 	@echo "make clean      remove caches and outputs (make distclean: $(VENV) too)"
 
@@ -40,6 +41,9 @@ lint: $(VENV)/.dev
 
 slow-test: $(VENV)/.dev
 	$(PYTEST) -m slow
+
+gpu: $(VENV)/.dev
+	$(BIN)/pytest -m gpu -rs
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

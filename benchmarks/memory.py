@@ -19,13 +19,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 GIB = 1024**3
 
 
-def clip(width: int, inner: int, layers: int, heads: int, projection: int = 0) -> Any:
+def clip(width: int, inner: int, layers: int, heads: int, projection: int = 0, **more: Any) -> Any:
     config = CLIPTextConfig(
         hidden_size=width,
         intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         projection_dim=projection or width,
+        **more,
     )
     return CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config)
 
@@ -36,7 +37,7 @@ def t5() -> Any:
     )
 
 
-def vae(channels: int, quant: bool) -> Any:
+def vae(channels: int, quant: bool, **more: Any) -> Any:
     levels = (128, 256, 512, 512)
     return AutoencoderKL(
         block_out_channels=levels,
@@ -46,6 +47,7 @@ def vae(channels: int, quant: bool) -> Any:
         layers_per_block=2,
         use_quant_conv=quant,
         use_post_quant_conv=quant,
+        **more,
     )
 
 

@@ -8,7 +8,7 @@ attention; the two are taken in turn, in alternating order, one thread, and the 
 with the quartiles. CPU time, not wall time: other programs on the machine take wall time from one more than from
 another. A first walk is not counted. Preparation (checks, word alignment, text encoding) is a column of its own.
 With `--batches` whole edits of eight pictures are measured too, 1, 2, 4 and 8 at a time. `--write` puts the tables into
-a page, in the place of its sections of the same titles, with the command, the machine and its load.
+a page, between their markers, with the command, the machine and its load.
 """
 
 from __future__ import annotations
@@ -157,18 +157,29 @@ def batches(model: StableDiffusion, steps: int, repeats: int) -> Table:
 
 def section(table: Table, command: str) -> str:
     """The table as a page has it, with where it comes from."""
+    return f"## {table.title}\n\n{body(table, command)}"
+
+
+def body(table: Table, command: str) -> str:
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"
-    return f"{table.markdown()}\n`{command}` ({date.today()}; {machine}; load {load})\n"
+    _, _, told = table.markdown().partition("\n\n")
+    return f"{told}\n`{command}` ({date.today()}; {machine}; load {load})\n"
 
 
 def put(page: Path, table: Table, command: str) -> None:
-    """Write a table into a page: in the place of its section, or behind the last one."""
-    text = page.read_text()
-    before, head, behind = text.partition(f"## {table.title}\n")
-    _, following, rest = behind.partition("\n## ")
-    parts = [before if head else text.rstrip("\n") + "\n\n", section(table, command), following, rest]
-    page.write_text("".join(parts))
+    """Write a table between its markers in a page; a page without them gets a section at its end."""
+    place(page, table.title, body(table, command))
+
+
+def place(page: Path, title: str, told: str) -> None:
+    begin, end = f"<!-- table: {title} -->\n", "<!-- end -->\n"
+    text = page.read_text(encoding="utf-8")
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n## {title}\n\n{begin}{end}"
+    before, _, behind = text.partition(begin)
+    _, _, rest = behind.partition(end)
+    page.write_text(f"{before}{begin}{told}{end}{rest}", encoding="utf-8")
 
 
 def open_model(name: str) -> StableDiffusion:

@@ -1,11 +1,10 @@
-"""The performance report runs, and its two schedules compute the same edit with the forwards they claim."""
+"""The benchmarks run: what they count is what they claim, and the page of their tables is made by one command."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,42 +26,6 @@ def performance():
     return performance
 
 
-@pytest.mark.slow
-def test_report(performance, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole command on a tiny model: sections, forwards, agreement, and what a machine without a GPU says."""
-    out = tmp_path / "docs" / "performance.md"
-    given = [
-        "--model",
-        str(tiny_folder),
-        "--steps",
-        str(STEPS),
-        "--device",
-        "cpu",
-        "--repeats",
-        "1",
-        "--write",
-        str(out),
-    ]
-    loop, schedules, gradients, full_size = performance.main(given)
-
-    assert [row["forwards"] for row in loop.rows] == [3 * STEPS, 3 + 2 + 2, 2 * STEPS]
-    # Without local_blend the source is read at the first step only: both windows of p2p are one step of three long.
-    assert all(row["calls"] == STEPS and row["ratio"] > 0 for row in loop.rows)
-    ours, published, _ = schedules.rows
-    assert ours["forwards"] <= 4 * STEPS
-    assert published["forwards"] == 13 * STEPS
-    assert ours["target, relative L2 to published"] < 1e-4
-    alone, both, _ = gradients.rows
-    assert alone["memory (MiB)"] < both["memory (MiB)"]
-    assert all(performance.NOT_MEASURED in row.values() for row in full_size.rows)
-
-    text = out.read_text()
-    assert text.rstrip() == capsys.readouterr().out.rstrip()
-    assert all(f"## ({letter})" in text for letter in "abcd")
-    assert "CPU:" in text
-    assert f"--steps {STEPS}" in text
-
-
 def test_published_schedule_is_sensitive(performance, tiny: StableDiffusion) -> None:
     """The agreement above means something: every part of the edit moves the target by far more than the tolerance."""
     from published import Settings, run
@@ -78,26 +41,11 @@ def test_published_schedule_is_sensitive(performance, tiny: StableDiffusion) -> 
         assert (full.latents[1] - other.latents[1]).norm() / full.latents[1].norm() > 1e-2, change
 
 
-def test_network_is_left_alone(performance, tiny: StableDiffusion) -> None:
-    before = {name: type(p) for name, p in tiny.unet.attn_processors.items()}
+def test_gradients_of_the_weights_cost_memory_and_change_nothing(performance, tiny: StableDiffusion) -> None:
     x0, asked = performance.case_for(tiny, 2)
-    performance.measure(tiny, 2, 1, (x0, asked))
-    assert {name: type(p) for name, p in tiny.unet.attn_processors.items()} == before
+    alone, both, _ = performance.null_text_gradients(tiny, x0, asked, 1, inner=1).rows
+    assert alone["memory (MiB)"] < both["memory (MiB)"]
     assert not any(p.requires_grad or p.grad is not None for p in tiny.unet.parameters())
-
-
-@pytest.mark.slow
-def test_full_size_section(performance, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU section's own code, on the CPU with a tiny model and without the compiler."""
-    from conftest import load_tiny
-
-    monkeypatch.setattr(performance, "compile_regions", lambda model, backend: 0)
-    table = performance.full_size(partial(load_tiny, tiny_folder), 2, 1, batches=(1, 2))
-    assert {row["edit"] for row in table.rows} == {"direct + p2p", "null_text + p2p"}
-    assert {row["forwards per edit"] for row in table.rows if row["edit"].startswith("direct")} == {4 * 2}
-    assert {row["forwards per edit"] for row in table.rows if row["edit"].startswith("null")} == {2 + 2 * 12 + 4 * 2}
-    assert len(table.rows) >= 4
-    assert "seconds per edit" in table.markdown()
 
 
 @pytest.mark.slow
@@ -112,34 +60,130 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-def test_the_gpu_script_rehearsed_without_one(scripts, tiny_folder: Path, tmp_path: Path) -> None:
-    """What was measured is kept, and a second run measures the rest alone."""
+REHEARSE = ["--rehearse", "--steps", "2", "--repeats", "1", "--modes", "off"]
+
+
+def test_the_gpu_script_rehearsed_without_one(scripts, tmp_path: Path) -> None:
+    """What was measured is kept, and a second run measures the rest alone; the tables say what is behind them."""
     import gpu
 
-    given = ["--out", str(tmp_path), "--model", str(tiny_folder), "--device", "cpu", "--dtype", "float32"]
-    given += ["--steps", "2", "--repeats", "1", "--modes", "off", "--batch", "2"]
-    assert gpu.main([*given, "--methods", "direct + p2p", "--minutes", "0"]) == {}
-    first = gpu.main([*given, "--methods", "direct + p2p"])
-    assert list(first) == ["direct + p2p | off | 2"]
+    given = [*REHEARSE, "--out", str(tmp_path), "--models", "SD 1.4", "--largest", "1", "--methods"]
+    assert gpu.main([*given, "direct + p2p", "--minutes", "0"]) == {}
+    first = gpu.main([*given, "direct + p2p"])
+    assert list(first) == ["SD 1.4 | direct + p2p | off | 1"]
+    cell = first["SD 1.4 | direct + p2p | off | 1"]
     # a row to invert, and of two steps one with the source's row
-    assert first["direct + p2p | off | 2"]["forwards"] == 2 + 3 + 2
-    both = gpu.main([*given, "--methods", "direct + p2p", "edict + p2p"])
-    assert both["direct + p2p | off | 2"] == first["direct + p2p | off | 2"]
-    assert both["edict + p2p | off | 2"]["seconds"] > 0
-    assert (tmp_path / "cells.md").read_text().count("| off | 2 |") == 2
+    assert cell["forwards"] == 2 + 3 + 2
+    assert cell["TFLOP"] > 0
+    assert cell["over bare"] > 1
+    both = gpu.main([*given, "direct + p2p", "flowedit"])
+    assert both["SD 1.4 | direct + p2p | off | 1"] == cell
+    assert "flow" in both["SD 1.4 | flowedit | off | 1"]["why not"]
+    assert (tmp_path / "cells.md").read_text().count("| off | 1 |") == 2
+
+
+def test_the_gpu_script_begins_with_the_aims_and_doubles_the_batch(scripts, tmp_path: Path) -> None:
+    import gpu
+
+    rows = gpu.plan(list(gpu.real_sizes.MODELS), list(gpu.METHODS), gpu.MODES)
+    assert len(set(rows)) == len(rows) == 4 * len(gpu.METHODS) * 3
+    assert rows[:4] == [
+        *(gpu.Row("SD 1.4", "direct + p2p", mode) for mode in gpu.MODES),
+        gpu.Row("FLUX.1", "flowedit", "off"),
+    ]
+    cells, told = gpu.Cells(tmp_path, {"device": "NVIDIA H200", "dtype": "bfloat16"}), []
+    for batch in gpu.batches(cells, rows[0], 64):
+        told.append(batch)
+        cells.cells[rows[0].cell(batch)] = {"seconds": max(1 / batch, 0.2), "TFLOP": 300.0} if batch < 32 else {}
+    assert told == [1, 2, 4, 8, 16]  # 16 costs what 8 does
+    assert list(gpu.batches(cells, rows[0], 64)) == []
+    alone, best = gpu.tables(cells.cells, cells.about)[0].rows
+    assert (alone["batch"], best["batch"]) == (1, 8)
+    assert alone["share of peak"] == "30%"
+
+
+@pytest.mark.slow
+def test_the_gpu_script_rehearsed_in_whole(scripts, tmp_path: Path) -> None:
+    """Every model, method and kind of compilation: each cell has figures, or one sentence that says why not."""
+    import gpu
+
+    given = ["--rehearse", "--steps", "2", "--repeats", "1", "--out", str(tmp_path), "--largest", "1"]
+    cells = gpu.main([*given, "--backend", "eager", "--minutes", "60"])
+    assert len(cells) == 4 * len(gpu.METHODS) * 3
+    assert all(("why not" in cell) != ("seconds" in cell) for cell in cells.values())
+    served = {name.split(" | ")[0] for name, cell in cells.items() if "seconds" in cell}
+    assert served == set(gpu.real_sizes.MODELS)
+
+
+@pytest.mark.parametrize(("given", "says"), [([], "--out"), (["--out", "x", "--device", "cuda:7"], "there is no GPU")])
+def test_the_gpu_script_asks_for_what_it_lacks(
+    scripts, given: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gpu
+
+    if given and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(given)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_the_overhead_s_table_takes_its_place_in_a_page(scripts, tiny: StableDiffusion, tmp_path: Path) -> None:
     import overhead
 
     page = tmp_path / "page.md"
-    page.write_text("# Performance\n\n## The loop's own work\n\nold\n\n## Last\n\nstays\n")
-    table = overhead.measure(tiny, 3, 2)
+    marks = "<!-- table: The loop's own work -->\n{}<!-- end -->\n"
+    page.write_text(f"# Performance\n\n## The loop\n\nBy hand.\n\n{marks.format('old')}\nAfter it.\n")
+    table = overhead.measure(tiny, 3, 1)
     assert [row["rows"] for row in table.rows] == [3, 6, 3 + 2 + 2, 3 * 3, 6]
     for _ in range(2):
         overhead.put(page, table, "python x")
     text = page.read_text()
-    assert text.count("## The loop's own work") == 1
+    assert text.startswith(
+        "# Performance\n\n## The loop\n\nBy hand.\n\n<!-- table: The loop's own work -->\nCPU seconds"
+    )
+    assert text.count("<!-- table: The loop's own work -->") == 1
     assert "old" not in text
-    assert text.endswith("## Last\n\nstays\n")
+    assert text.endswith("<!-- end -->\n\nAfter it.\n")
     assert "`python x`" in text
+    table.title = "Another one"  # for which the page has no place yet
+    overhead.put(page, table, "python y")
+    assert "After it.\n\n## Another one\n\n<!-- table: Another one -->\n" in page.read_text()
+
+
+def test_an_edit_s_parts_add_up(scripts, tiny: StableDiffusion) -> None:
+    import edit_profile
+
+    tiny.unet.__dict__.pop("forward", None)
+    found = edit_profile.profiled(tiny, 2, 1)
+    assert set(found) == set(edit_profile.PARTS)
+    assert found["network"] > found["rules"] > 0
+    assert found["VAE"] > 0
+    assert found["loop"] > 0
+    assert "forward" not in vars(tiny.unet)
+    table = edit_profile.tabled("tiny", 2, 1, found, {part: 1.0 for part in found})
+    assert table.rows[-1]["before (CPU s)"] == len(found)
+    assert table.rows[-1]["share"] == "100.0%"
+
+
+def test_the_page_of_all_tables_is_made_by_one_command(
+    scripts, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each table in its place with command and load; what no GPU measured says so, and a file of results fills it."""
+    import gpu
+    import performance_page
+
+    page = tmp_path / "performance.md"
+    page.write_text((BENCHMARKS.parent / "docs" / "performance.md").read_text())
+    places = performance_page.places(page.read_text())
+    assert places == [title for part in performance_page.PARTS.values() for title in part.titles]
+    performance_page.main(["--page", str(page), "--parts", "gpu"])
+    assert page.read_text().count(performance_page.NOT_MEASURED) >= 4
+    cells = gpu.Cells.of(tmp_path / "cells", {"device": "NVIDIA H200", "dtype": "bfloat16", "torch": "2"})
+    cells.add("SD 1.4 | direct + p2p | off | 1", {"seconds": 0.5, "first": 1.0, "TFLOP": 100.0, "forwards": 200})
+    performance_page.main(["--page", str(page), "--parts", "gpu", "--gpu", str(tmp_path / "cells")])
+    text = page.read_text()
+    assert "| direct + p2p | off | 1 | 0.5 |" in text
+    assert "NVIDIA H200" in text
+    assert performance_page.places(text) == places
