@@ -4,9 +4,9 @@
                                           [--gpu FOLDER] [--before FILE.json] [--pnpinversion FOLDER] [--page PAGE]
 
 Every part measures and puts its tables between their markers at once, each with the command that makes it alone, the
-machine and its load: a run that is ended has what was measured. All together need an hour of one idle core;
-`published-sd14` alone half of it. What only a GPU can measure comes from the folder that `gpu.py` wrote there (`--gpu`),
-and says *not measured* where there is none; the programs themselves need a copy of their repository.
+machine and its load: a run that is ended has what was measured. All together need an hour of one idle core, of which
+`published-sd14` takes half. What only a GPU can measure comes from the folder that `gpu.py` wrote there (`--gpu`), and
+says *not measured* where there is none; the programs themselves need a copy of their repository.
 """
 
 from __future__ import annotations

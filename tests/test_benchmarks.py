@@ -135,7 +135,7 @@ def test_the_overhead_s_table_takes_its_place_in_a_page(scripts, tiny: StableDif
     page = tmp_path / "page.md"
     marks = "<!-- table: The loop's own work -->\n{}<!-- end -->\n"
     page.write_text(f"# Performance\n\n## The loop\n\nBy hand.\n\n{marks.format('old')}\nAfter it.\n")
-    table = overhead.measure(tiny, 3, 1)
+    table = overhead.measure(tiny, 3, 2)
     assert [row["rows"] for row in table.rows] == [3, 6, 3 + 2 + 2, 3 * 3, 6]
     for _ in range(2):
         overhead.put(page, table, "python x")

@@ -51,8 +51,8 @@ def on_cpu(tiny_folder: Path) -> torch.Tensor:
     return edited(load_tiny(tiny_folder))
 
 
-# The rounding of one answer of some thirty layers, to 24, 11 and 8 bits. A whole edit is no yardstick for half precision:
-# this model's attention is as peaked as can be, and takes such a difference tenfold further in four steps.
+# The rounding of one answer of some thirty layers, to 24, 11 and 8 bits. A whole edit is no yardstick for half
+# precision: this model's attention is as peaked as can be, and takes a difference tenfold further in four steps.
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 1e-2), ("bfloat16", 8e-2)])
 def test_every_dtype_gives_the_answer_and_the_picture_back(tiny_folder: Path, dtype: str, tolerance: float) -> None:
     exact, model = load_tiny(tiny_folder), loaded(tiny_folder, dtype)
