@@ -1,7 +1,7 @@
 """What a walk costs beside its calls of the network, in CPU time.
 
     python benchmarks/overhead.py [--model picturebook|FOLDER|sd14-random] [--steps 10] [--repeats 9] [--batches]
-                                  [--out FILE.json] [--write docs/performance.md]
+                                  [--side CELLS] [--walks END ...] [--out FILE.json] [--write docs/performance.md]
 
 Every walk is paired with the same number of bare `unet(...)` calls with the same batch shapes and the model's own
 attention; the two are taken in turn, in alternating order, one thread, and the median of the pairs' ratios is told
@@ -41,9 +41,10 @@ from reinvert.steps import ddim
 from reinvert.trajectory import source_conditioning
 
 
-def walks_of(model: StableDiffusion, steps: int) -> dict[str, Callable[[], Iterator[Any]]]:
+def walks_of(model: StableDiffusion, steps: int, side: int | None = None) -> dict[str, Callable[[], Iterator[Any]]]:
     """The walks that are measured, by name: each starts one."""
     x0, asked = case_for(model, steps)
+    x0 = x0 if side is None else x0[..., :side, :side].contiguous()
     trajectory = Direct().invert(Source(model, x0, (asked.source,), asked.steps, asked.guidance))
     targets = ((asked.target,),)
     case = Case(model, trajectory.prompts, targets, asked.steps, trajectory.path.to(model.device))
@@ -73,13 +74,17 @@ def spent(work: Callable[[], Any]) -> float:
     return time.process_time() - before
 
 
-def measure(model: StableDiffusion, steps: int, repeats: int) -> Table:
+def measure(
+    model: StableDiffusion, steps: int, repeats: int, side: int | None = None, wanted: Sequence[str] = ()
+) -> Table:
     table = Table(
         "The loop's own work",
         f"CPU seconds of a walk of {steps} steps over those of the same bare calls of the network, one thread, "
         f"median of {repeats} pairs taken in turn. Aim: at most 1.05.",
     )
-    for name, start in walks_of(model, steps).items():
+    for name, start in walks_of(model, steps, side).items():
+        if wanted and not any(name.endswith(end) for end in wanted):
+            continue
         calls = recorded_calls(model, start)
 
         def loop(start: Callable[[], Iterator[Any]] = start) -> tuple[float, float]:
@@ -197,13 +202,17 @@ def main() -> None:
     parser.add_argument("--model", default="picturebook")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--side", type=int, help="cells of the latents a side, at most the model's own [those]")
+    parser.add_argument("--walks", nargs="+", default=(), metavar="END", help="only walks whose names end so")
     parser.add_argument("--batches", action="store_true", help="measure edits of several pictures at a time, too")
     parser.add_argument("--out", type=Path, help="write the tables as JSON, too")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into a page")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, command = open_model(args.model), shlex.join(["python", "benchmarks/overhead.py", *sys.argv[1:]])
-    tables = [measure(model, args.steps, args.repeats)]
+    tables = [measure(model, args.steps, args.repeats, args.side, args.walks)]
+    if args.model != "picturebook":
+        tables[0].title += f", {model.name}"
     if args.batches:
         tables.append(batches(model, args.steps, max(1, args.repeats // 3)))
     for table in tables:

@@ -187,3 +187,16 @@ def test_the_page_of_all_tables_is_made_by_one_command(
     assert "| direct + p2p | off | 1 | 0.5 |" in text
     assert "NVIDIA H200" in text
     assert performance_page.places(text) == places
+
+
+def test_what_a_cpu_gains_is_measured(scripts, tiny: StableDiffusion) -> None:
+    import cpu
+
+    table = cpu.precision(tiny, 16, 1)
+    assert [(row["rows"], row["precision"]) for row in table.rows[::2]] == [
+        (1, "float32"), (1, "bfloat16"), (3, "float32"), (3, "bfloat16"),
+    ]  # fmt: skip
+    assert next(tiny.unet.parameters()).is_contiguous()  # copies were measured
+    pictures = cpu.overlap(tiny, 16, 1).rows
+    assert pictures[0]["share"] == 1
+    assert len(pictures) == 3
