@@ -18,7 +18,7 @@ import os
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def inputs(model: StableDiffusion, rows: int, side: int, dtype: torch.dtype) -> 
 @torch.no_grad()
 def precision(model: StableDiffusion, side: int, repeats: int) -> Table:
     table = Table(
-        "Precision and layout on the CPU",
+        f"Precision and layout on the CPU: {model.name}",
         f"CPU seconds of one call of the network of {model.name} on latents of {side} x {side}, median of {repeats}, "
         "and their share of those in float32 as it is loaded.",
     )
@@ -94,7 +94,7 @@ def compiled(model_name: str, steps: int, repeats: int) -> list[Table]:
 
     scene = Scene((Thing("cat", "red"),), "grass")
     table = Table(
-        "Compiled on the CPU",
+        f"Compiled on the CPU: {model_name}",
         f"Edits by direct inversion and p2p of {steps} steps with {model_name}, from picture to picture, inductor, "
         f"median of {repeats}; `first` is the edit that compiles. A graph is one shape of one block or of the network.",
     )
@@ -184,7 +184,7 @@ def overlap(model: StableDiffusion, side: int, repeats: int) -> Table:
         "both together": (t[2 * invert] + t[2 * edit]) / 2,
     }
     table = Table(
-        "Two pictures on the CPU",
+        f"Two pictures on the CPU: {model.name}",
         f"CPU seconds of the network of {model.name} for one step of each picture's inversion ({invert} row) and edit "
         f"({edit} rows), one thread, median of {repeats}. Together is what `edit` does with a list.",
     )
@@ -194,7 +194,7 @@ def overlap(model: StableDiffusion, side: int, repeats: int) -> Table:
     return table
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=["precision", "compile", "overlap"])
     parser.add_argument("--model", default="picturebook")
@@ -203,9 +203,10 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="cells of the latents a side [the model's own]")
     parser.add_argument("--out", type=Path, help="write the tables as JSON, too")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into a page")
-    args = parser.parse_args()
+    given = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(given)
     torch.set_num_threads(1)
-    command, tables = shlex.join(["python", "benchmarks/cpu.py", *sys.argv[1:]]), list[Table]()
+    command, tables = shlex.join(["python", "benchmarks/cpu.py", *given]), list[Table]()
     if {"precision", "overlap"} & set(args.tables):
         model = open_model(args.model)
         side = args.side or model.latent_shape[-1]

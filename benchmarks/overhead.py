@@ -197,7 +197,7 @@ def open_model(name: str) -> StableDiffusion:
     return model
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="picturebook")
     parser.add_argument("--steps", type=int, default=10)
@@ -207,12 +207,13 @@ def main() -> None:
     parser.add_argument("--batches", action="store_true", help="measure edits of several pictures at a time, too")
     parser.add_argument("--out", type=Path, help="write the tables as JSON, too")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into a page")
-    args = parser.parse_args()
+    given = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(given)
     torch.set_num_threads(1)
-    model, command = open_model(args.model), shlex.join(["python", "benchmarks/overhead.py", *sys.argv[1:]])
+    model, command = open_model(args.model), shlex.join(["python", "benchmarks/overhead.py", *given])
     tables = [measure(model, args.steps, args.repeats, args.side, args.walks)]
     if args.model != "picturebook":
-        tables[0].title += f", {model.name}"
+        tables[0].title += f": {model.name}"
     if args.batches:
         tables.append(batches(model, args.steps, max(1, args.repeats // 3)))
     for table in tables:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import against_published
+import cpu
 import edit_profile
 import gpu
 import overhead
@@ -52,6 +53,24 @@ class Part:
 def loop(args: argparse.Namespace) -> None:
     table = overhead.measure(open_model("picturebook"), 10, 9)
     put(args.page, table, "python benchmarks/overhead.py --write docs/performance.md")
+
+
+def loop_sd14(args: argparse.Namespace) -> None:
+    given = ["--model", "sd14-random", "--side", "32", "--steps", "2", "--repeats", "3", "--walks", "local_blend"]
+    overhead.main([*given, "--write", str(args.page)])
+
+
+def on_a_cpu(args: argparse.Namespace) -> None:
+    cpu.main(["precision", "overlap", "--repeats", "7", "--write", str(args.page)])
+
+
+def on_a_cpu_sd14(args: argparse.Namespace) -> None:
+    given = ["precision", "--model", "sd14-random", "--side", "32", "--repeats", "2"]
+    cpu.main([*given, "--write", str(args.page)])
+
+
+def compiled(args: argparse.Namespace) -> None:
+    cpu.main(["compile", "--write", str(args.page)])
 
 
 def together(args: argparse.Namespace) -> None:
@@ -99,11 +118,15 @@ def on_a_gpu(args: argparse.Namespace) -> None:
 GPU = tuple(f"On a GPU: {name}" for name in MODELS)
 PARTS = {
     "loop": Part(("The loop's own work",), loop),
+    "loop-sd14": Part(("The loop's own work: sd14-random",), loop_sd14),
     "profile": Part(("Where an edit's time goes: picturebook",), profile),
     "together": Part(("Pictures together",), together),
     "published": Part(("Against the published schedules: picturebook",), published),
     "published-sd14": Part(("Against the published schedules: sd14-random",), published_sd14),
     "programs": Part(("Against the published programs: tiny-random-sd",), programs),
+    "cpu": Part(("Precision and layout on the CPU: picturebook", "Two pictures on the CPU: picturebook"), on_a_cpu),
+    "cpu-sd14": Part(("Precision and layout on the CPU: sd14-random",), on_a_cpu_sd14),
+    "compile": Part(("Compiled on the CPU: picturebook", "A compiled block of Stable Diffusion 1.4's sizes"), compiled),
     "gradients": Part((GRADIENTS,), gradients),
     "gpu": Part(GPU, on_a_gpu),
 }
