@@ -428,7 +428,7 @@ def test_bad_towers_are_refused_before_anything_is_computed(tiny, clean, tmp_pat
     partial = build_tower(tmp_path / "partial")
     kept = {n: t for n, t in load_file(partial / "model.safetensors").items() if "post_layernorm" not in n}
     save_file(kept, partial / "model.safetensors", {"format": "pt"})
-    refused(partial, "lacks weights of a vision tower: .*post_layernorm.* is missing")
+    refused(partial, "lacks weights of a CLIP: .*post_layernorm.* is missing")
 
 
 def test_the_usual_tower(monkeypatch, tmp_path) -> None:

@@ -21,6 +21,8 @@ What there is:
     invert        a picture, to edit it many times                                -> Trajectory
     reconstruct   invert and render again, to see what is lost                    -> Result
     instruct      edit by an instruction, with a network trained for that
+    region        the mask of what words name in a picture: "the cat"
+    caption       what a picture shows, as a first source prompt
     draw          a picturebook scene from a caption, to have a picture to edit
     methods       the inversions and editors there are, with their arguments
 
@@ -41,9 +43,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reinvert.backbones import load
+    from reinvert.captions import caption
     from reinvert.errors import BusyError, NonFiniteError, ReinvertError, ReinvertWarning
     from reinvert.inversions.base import Progress
     from reinvert.picturebook.picture import draw
+    from reinvert.regions import region
     from reinvert.registry import methods
     from reinvert.trained import instruct
     from reinvert.trajectory import Trajectory
@@ -57,6 +61,7 @@ __all__ = [
     "ReinvertWarning",
     "Result",
     "Trajectory",
+    "caption",
     "draw",
     "edit",
     "instruct",
@@ -64,6 +69,7 @@ __all__ = [
     "load",
     "methods",
     "reconstruct",
+    "region",
 ]
 __version__ = "0.2.0"
 
@@ -76,6 +82,7 @@ _HOME = {
     "ReinvertWarning": "reinvert.errors",
     "Result": "reinvert.verbs",
     "Trajectory": "reinvert.trajectory",
+    "caption": "reinvert.captions",
     "draw": "reinvert.picturebook.picture",
     "edit": "reinvert.verbs",
     "instruct": "reinvert.trained",
@@ -83,6 +90,7 @@ _HOME = {
     "load": "reinvert.backbones",
     "methods": "reinvert.registry",
     "reconstruct": "reinvert.verbs",
+    "region": "reinvert.regions",
 }
 
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reinvert.backbones.loading import _quiet  # pyright: ignore[reportPrivateUsage]
+from reinvert.backbones.perception import load_network
 from reinvert.errors import ReinvertError
-from reinvert.networks.files import digest, label, locate, read_json
+from reinvert.networks.files import label
 from reinvert.networks.vit import CLIP, Colour, colours
 from reinvert.precision import around
 
@@ -69,21 +69,5 @@ def load_tower(
 
     Raises `ReinvertError` if something is missing or cannot be read.
     """
-    folder = locate(where)
-    if read_json(folder / "config.json").get("model_type") not in ("clip", "clip_vision_model"):
-        raise ReinvertError(f"{where} is not a CLIP in transformers format: its config.json must say so")
-    digest(folder)  # refuses a folder that holds only pickles
-    from transformers import CLIPVisionModel
-
-    try:
-        with _quiet():
-            loaded: Any = CLIPVisionModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
-    except Exception as error:  # whatever a broken file makes the library raise
-        raise ReinvertError(f"{where} cannot be loaded: {' '.join(str(error).split())[:160]}") from error
-    model, told = loaded
-    if told["missing_keys"]:
-        # The library fills what is missing with random numbers.
-        raise ReinvertError(f"{where} lacks weights of a vision tower: {sorted(told['missing_keys'])[0]} is missing")
+    model, folder, _ = load_network(where, "CLIPVisionModel", ("clip", "clip_vision_model"), "a CLIP")
     return VisionTower(model.to(device, dtype), label(where), *colours(folder, CLIP))

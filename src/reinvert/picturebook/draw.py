@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from reinvert.errors import ReinvertError
-from reinvert.picturebook.fine import Drawn
+from reinvert.picturebook.fine import Drawn, cover_worn
 from reinvert.picturebook.fine import paint as paint_finely
 from reinvert.picturebook.palette import HORIZON, INK, PALETTE, PAPER, RGB, SKY_AND_GROUND, mix
 from reinvert.picturebook.scene import Scene, Thing
@@ -119,12 +119,19 @@ def _styled(paint: RGB, style: str) -> RGB:
     return paint
 
 
+def _outline(side: int) -> float:
+    return max(2.0, 0.017 * side)
+
+
+def _edge(base: RGB, style: str) -> RGB:
+    return {"sketch": (70, 70, 80), "neon": mix(base, PAPER, 0.25)}.get(style, mix(base, INK, 0.72))
+
+
 def draw_thing(image: Image.Image, thing: Thing, style: str) -> Image.Image:
     """Draw a thing on the canvas and return its coverage (mode "L", 255 = covered, outline included)."""
     side = image.width
     pen, shape, base = Pen(thing, side), SHAPES[thing.kind], PALETTE[thing.color]
-    outline = max(2.0, 0.017 * side)
-    edge = {"sketch": (70, 70, 80), "neon": mix(base, PAPER, 0.25)}.get(style, mix(base, INK, 0.72))
+    outline, edge = _outline(side), _edge(base, style)
     shades: dict[str, RGB] = {"dark": mix(base, INK, 0.5), "light": mix(base, PAPER, 0.6)}
 
     def shade(paint: Paint) -> RGB:
@@ -146,16 +153,24 @@ def draw_thing(image: Image.Image, thing: Thing, style: str) -> Image.Image:
     for part, paint in shape.details:
         pen.fill(canvas, part, _styled(shade(paint), style))
         pen.fill(cover_canvas, part, 255)
-    if thing.wearing:
-        hat_x, hat_y = shape.hat
-        hat_pen = Pen(replace(thing, x=thing.x + pen.flip * hat_x * thing.size), side)
-        hat_pen.cy += hat_y * pen.scale
-        for grow in (outline, 0.0):
-            for part, paint in WORN[thing.wearing]:
-                rim = mix(paint, INK, 0.6) if style == "drawn" else edge  # type: ignore[arg-type]
-                hat_pen.fill(canvas, part, rim if grow else _styled(shade(paint), style), grow)
-                hat_pen.fill(cover_canvas, part, 255, grow)
+    draw_worn(canvas, cover_canvas, thing, style, side)
     return cover
+
+
+def draw_worn(canvas: ImageDraw.ImageDraw, cover: ImageDraw.ImageDraw, thing: Thing, style: str, side: int) -> None:
+    """Draw what a thing wears, if anything, on a canvas and on a coverage of `side` pixels."""
+    if not thing.wearing:
+        return
+    pen, outline, edge = Pen(thing, side), _outline(side), _edge(PALETTE[thing.color], style)
+    hat_x, hat_y = SHAPES[thing.kind].hat
+    hat_pen = Pen(replace(thing, x=thing.x + pen.flip * hat_x * thing.size), side)
+    hat_pen.cy += hat_y * pen.scale
+    for grow in (outline, 0.0):
+        for part, paint in WORN[thing.wearing]:
+            assert not isinstance(paint, str)
+            rim = mix(paint, INK, 0.6) if style == "drawn" else edge
+            hat_pen.fill(canvas, part, rim if grow else _styled(paint, style), grow)
+            hat_pen.fill(cover, part, 255, grow)
 
 
 def _gradient(top: RGB, bottom: RGB, height: int, width: int) -> NDArray[np.uint8]:
@@ -239,6 +254,18 @@ def thing_masks(scene: Scene, size: int = SIZE, detail: Detail | None = None) ->
         return [cover > 0 for cover in paint_finely(scene, size).covers]
     _, covers = _canvas(scene, size * SUPERSAMPLE)
     return [_touched(cover, size) for cover in covers]
+
+
+def worn_masks(scene: Scene, size: int = SIZE, detail: Detail | None = None) -> list[NDArray[np.bool_]]:
+    """For each thing, the pixels that what it wears touches (none where it wears nothing), bool [size, size]."""
+    if detail_of(size, detail) == "fine":
+        return [cover > 0 for cover in cover_worn(scene, size)]
+    side, masks = size * SUPERSAMPLE, list[NDArray[np.bool_]]()
+    for thing in scene.things:
+        cover, spare = Image.new("L", (side, side), 0), Image.new("RGB", (side, side))
+        draw_worn(ImageDraw.Draw(spare), ImageDraw.Draw(cover), thing, scene.style, side)
+        masks.append(_touched(cover, size))
+    return masks
 
 
 def true_edit(

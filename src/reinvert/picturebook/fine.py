@@ -76,6 +76,25 @@ def paint(scene: Scene, size: int) -> Drawn:
     return Drawn(picture, tuple(covers))
 
 
+def cover_thing(canvas: Pixels, thing: Thing, style: str) -> tuple[Pixels, Mask]:
+    """A canvas [side, side, 3] with one thing painted on it, without shadow and glow, and which pixels it covers."""
+    pixels = canvas.copy()
+    easel = Easel(pixels, thing, style)
+    easel.figure(FIGURES[thing.kind])
+    return pixels, easel.cover
+
+
+def cover_worn(scene: Scene, size: int) -> tuple[Pixels, ...]:
+    """For each thing how much of every pixel [size, size] is covered by what it wears (0..255)."""
+    side = size * SUPERSAMPLE
+    covers: list[Pixels] = []
+    for thing in scene.things:
+        easel = Easel(np.zeros((side, side, 3), np.uint8), thing, scene.style)
+        easel.worn(FIGURES[thing.kind])
+        covers.append(_smaller(easel.cover, size))
+    return tuple(covers)
+
+
 def _smaller(mask: Mask, size: int) -> Pixels:
     """How much of every pixel of the picture a mask of the canvas covers; 0 only where nothing, 255 only where all."""
     counts = mask.reshape(size, SUPERSAMPLE, size, SUPERSAMPLE).sum((1, 3), dtype=np.uint16)
@@ -215,6 +234,10 @@ class Easel:
         """The thing, and what it wears."""
         for part in figure.parts:
             self.part(part, figure.relief)
+        self.worn(figure)
+
+    def worn(self, figure: Figure) -> None:
+        """What the thing wears, if anything."""
         if self.thing.wearing:
             self.origin = self.origin + self.stretch * np.array(figure.hat)
             for part in WORN[self.thing.wearing]:

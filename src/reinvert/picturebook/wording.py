@@ -236,27 +236,27 @@ def _table(*tables: dict[str, tuple[str, ...]]) -> dict[str, str]:
     return {way: name for table in tables for name, ways in table.items() for way in ways}
 
 
-_NAMES: Final = _table({kind: (kind, *KIND_WORDS[kind]) for kind in KINDS})
-_PLURALS: Final = {plural(way): kind for way, kind in _NAMES.items()}
-_COLORS: Final = _table({color: (color, *COLOR_WORDS[color]) for color in COLORS})
-_MATERIALS: Final = _table({m: (m, *MATERIAL_WORDS.get(m, ())) for m in MATERIALS if m != "plain"}, MATERIAL_PHRASES)
-_WORN: Final = _table({worn: (worn, *WORN_WORDS[worn]) for worn in WEARABLES})
+KIND_OF: Final = _table({kind: (kind, *KIND_WORDS[kind]) for kind in KINDS})
+KIND_OF_MANY: Final = {plural(way): kind for way, kind in KIND_OF.items()}
+COLOR_OF: Final = _table({color: (color, *COLOR_WORDS[color]) for color in COLORS})
+MATERIAL_OF: Final = _table({m: (m, *MATERIAL_WORDS.get(m, ())) for m in MATERIALS if m != "plain"}, MATERIAL_PHRASES)
+WORN_OF: Final = _table({worn: (worn, *WORN_WORDS[worn]) for worn in WEARABLES})
 _PLACES: Final = _table({name: (PLACE[name], *PLACE_WORDS[name]) for name in PLACE})
-_SIDES: Final = {phrase: side for side, phrase in STANDS.items()}
+SIDE_OF: Final = {phrase: side for side, phrase in STANDS.items()}
 
-_WEARS = re.compile(rf"\b(?:{_any(WORN_BY)}) an? ({_any(tuple(_WORN))})\b")
-_FACES = re.compile(rf"\b(?:{'|'.join(way.format(f'({_any(FACINGS)})') for way in LOOKS)})\b")
+WEARS = re.compile(rf"\b(?:{_any(WORN_BY)}) an? ({_any(tuple(WORN_OF))})\b")
+FACES = re.compile(rf"\b(?:{'|'.join(way.format(f'({_any(FACINGS)})') for way in LOOKS)})\b")
 _PLACED = re.compile(rf"(?:^|(?<= ))(?:{_any(tuple(_PLACES))})(?= |,|$)")
-_STOOD = re.compile(rf"\b({_any(tuple(_SIDES))})\b")
-_MADE = re.compile(rf"\b({_any(tuple(_MATERIALS))})\b")
-_COLORED = re.compile(rf"\b({_any(tuple(_COLORS))})\b")
-_NAMED = re.compile(rf"\b({_any(tuple(_NAMES))})\b")
-_TWO = re.compile(rf"\btwo (?:.* )?({_any(tuple(_PLURALS))})\b")
+STOOD = re.compile(rf"\b({_any(tuple(SIDE_OF))})\b")
+MADE = re.compile(rf"\b({_any(tuple(MATERIAL_OF))})\b")
+COLORED = re.compile(rf"\b({_any(tuple(COLOR_OF))})\b")
+NAMED = re.compile(rf"\b({_any(tuple(KIND_OF))})\b")
+_TWO = re.compile(rf"\btwo (?:.* )?({_any(tuple(KIND_OF_MANY))})\b")
 
 
 @dataclass
-class _Clause:
-    """One thing's part of a caption, what is read of it taken out."""
+class Clause:
+    """One thing's part of a caption; what is read of it is taken out."""
 
     rest: str
 
@@ -278,7 +278,7 @@ def plainly(text: str) -> Plain | None:
     if len(places) > 1:
         return None
     text = _PLACED.sub(" , ", text)
-    text = re.sub(rf"\bthat is ({_any(tuple(_COLORS))}) and ", r"\1 ", text)
+    text = re.sub(rf"\bthat is ({_any(tuple(COLOR_OF))}) and ", r"\1 ", text)
     clauses = [part for part in re.split(r" and | , |^, | ,$", f" {text} ") if part.strip(" ,")]
     read = _things(clauses)
     if read is None:
@@ -304,17 +304,17 @@ def _things(clauses: Sequence[str]) -> tuple[tuple[str, ...], tuple[str | None, 
         return None
     both = _TWO.search(clauses[0])
     if both is not None:
-        kind = _PLURALS[both[1]]
+        kind = KIND_OF_MANY[both[1]]
         rest = clauses[0][: both.start(1)] + kind + clauses[0][both.end(1) :]
         clauses = (
             [rest.replace("two ", "", 1)] * 2 if len(clauses) == 1 else _ones(rest.replace("two ", "", 1), clauses[1:])
         )
     phrases, where = list[str](), list[str | None]()
     for text in clauses:
-        clause = _Clause(text)
-        worn, facing = clause.take(_WEARS, _WORN), clause.take(_FACES)
-        side, color = clause.take(_STOOD, _SIDES), clause.take(_COLORED, _COLORS)
-        material, kind = clause.take(_MADE, _MATERIALS), clause.take(_NAMED, _NAMES)
+        clause = Clause(text)
+        worn, facing = clause.take(WEARS, WORN_OF), clause.take(FACES)
+        side, color = clause.take(STOOD, SIDE_OF), clause.take(COLORED, COLOR_OF)
+        material, kind = clause.take(MADE, MATERIAL_OF), clause.take(NAMED, KIND_OF)
         if kind is None or set(clause.rest.split()) - {"a", "an", "the", "that", "is"}:
             return None
         thing = Thing(kind, color or COLORS[0], material or "plain", facing or FACINGS[0], worn)
