@@ -209,16 +209,19 @@ def schedule_of(model: StableDiffusion, x0: Tensor, asked: Settings, row: str) -
     return Side((model.unet,), edit)
 
 
-def schedules(model: StableDiffusion, steps: int, rows: Sequence[str], repeats: int) -> Iterator[Table]:
+def schedules(
+    model: StableDiffusion, steps: int, rows: Sequence[str], repeats: int, side: int | None = None
+) -> Iterator[Table]:
     """Every row's published schedule, as `published.py` walks it, against this package; latents to latents.
 
     The table comes once with each new row: a long run that is ended has what was measured.
     """
-    x0, asked = case_for(model, steps)
+    x0, asked = case_for(model, steps, side)
     warm_up(model)
     table = Table(
         f"Against the published schedules: {model.name}",
-        f"One edit in {steps} steps, from latents to latents, published / reinvert; one thread, {repeats} pairs taken "
+        f"One edit of {x0.shape[-2]} x {x0.shape[-1]} latents in {steps} steps, from latents to latents, published "
+        f"/ reinvert; one thread, {repeats} pairs taken "
         "in turn. *published* are the schedules of `benchmarks/published.py`: whole programs of the P2P family, which "
         "end at the same edit, and the calls of the network alone of the others, with none of what is done between "
         f"them. {AIM}",
@@ -276,6 +279,7 @@ def main(argv: Sequence[str] | None = None) -> Table:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rows", nargs="+", choices=published.ROWS, default=list(published.ROWS), metavar="ROW")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--latent", type=int, metavar="SIDE", help="with --schedules: cells a side of random latents")
     parser.add_argument("--out", type=Path, help="write the table as JSON, too")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a page")
     given = sys.argv[1:] if argv is None else list(argv)
@@ -290,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> Table:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     command = shlex.join(["python", "benchmarks/against_published.py", *given])
     if args.pnpinversion is None:
-        tables = schedules(open_model(args.model or "picturebook"), args.steps, args.rows, args.repeats)
+        tables = schedules(open_model(args.model or "picturebook"), args.steps, args.rows, args.repeats, args.latent)
     else:
         model = open_model(args.model or "sd14-random")
         tables = programs(args.pnpinversion, model, args.steps, args.rows, args.repeats)

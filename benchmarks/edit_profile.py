@@ -133,11 +133,16 @@ def tabled(model: str, steps: int, repeats: int, now: dict[str, float], before: 
         f"CPU seconds of direct inversion + p2p with local blend in {steps} steps, from picture to picture, one "
         f"thread, median of {repeats} edits.",
     )
+    runs: dict[str, dict[str, float]] = {"before": before, "now": now} if before else {"": now}
     for part, about in {**PARTS, "all": ""}.items():
-        seconds = {name: all_of(run, part) for name, run in {"before": before, "now": now}.items() if run}
         line: dict[str, Any] = {"part": part}
-        line |= {f"{name} (CPU s)" if before else "CPU s": value for name, value in seconds.items()}
-        table.rows.append({**line, "share": f"{seconds['now'] / all_of(now, 'all'):.1%}", "what it is": about})
+        line |= {f"{name} (CPU s)".strip(): all_of(run, part) for name, run in runs.items()}
+        line |= {
+            f"share {name}".strip(): f"{all_of(run, part) / all_of(run, 'all'):.1%}"
+            for name, run in runs.items()
+            if run
+        }
+        table.rows.append({**line, "what it is": about})
     return table
 
 

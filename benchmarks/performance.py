@@ -91,13 +91,14 @@ def say(words: str) -> None:
 # --- the case ------------------------------------------------------------------------------------------------------
 
 
-def case_for(model: StableDiffusion, steps: int) -> tuple[Tensor, Settings]:
-    """Latents [1, channel, h, w] and the edit: a drawn scene for picturebook, noise for any other model."""
+def case_for(model: StableDiffusion, steps: int, side: int | None = None) -> tuple[Tensor, Settings]:
+    """Latents [1, channel, h, w] and the edit: a drawn scene for picturebook, noise for any other model, of its usual
+    size or of `side` cells."""
     if model.name == "picturebook":
         scene = Scene((Thing("cat", "red"),), "grass")
         words = Settings(scene.caption, scene.with_thing(kind="dog").caption, ("cat", "dog"), steps=steps)
         return prepare(model, [draw(scene, model.image_size)]).latents, words
-    side = model.image_size // model.factor
+    side = side or model.image_size // model.factor
     drawn = torch.randn(1, int(model.unet.config.in_channels), side, side, generator=torch.Generator().manual_seed(0))
     words = Settings("a cat sitting on a table", "a dog sitting on a table", ("cat", "dog"), steps=steps)
     return drawn.to(model.device), words

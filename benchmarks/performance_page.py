@@ -83,7 +83,7 @@ def published(args: argparse.Namespace) -> None:
 
 
 def published_sd14(args: argparse.Namespace) -> None:
-    given = ["--schedules", "--model", "sd14-random", "--steps", "3", "--repeats", "1"]
+    given = ["--schedules", "--model", "sd14-random", "--latent", "32", "--steps", "3", "--repeats", "1"]
     against_published.main([*given, "--write", str(args.page), "--rows", *SD14_ROWS])
 
 

@@ -164,7 +164,8 @@ def test_an_edit_s_parts_add_up(scripts, tiny: StableDiffusion) -> None:
     assert "forward" not in vars(tiny.unet)
     table = edit_profile.tabled("tiny", 2, 1, found, {part: 1.0 for part in found})
     assert table.rows[-1]["before (CPU s)"] == len(found)
-    assert table.rows[-1]["share"] == "100.0%"
+    assert table.rows[-1]["share before"] == table.rows[-1]["share now"] == "100.0%"
+    assert list(edit_profile.tabled("tiny", 2, 1, found, None).rows[0]) == ["part", "(CPU s)", "share", "what it is"]
 
 
 def test_the_page_of_all_tables_is_made_by_one_command(
