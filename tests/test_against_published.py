@@ -184,6 +184,59 @@ def edit_image_EF(edit_method, image_path, prompt_src, prompt_tar):
             pipe.vae.decode(x)
 """
 
+EDICT = """
+import imageio
+from omegaconf import OmegaConf
+import torch
+from transformers import CLIPModel, CLIPTokenizer
+from models.edict.my_diffusers import AutoencoderKL, UNet2DConditionModel, DDIMScheduler
+from models.edict.my_diffusers.schedulers.scheduling_utils import SchedulerOutput
+clip_tokenizer = CLIPTokenizer.from_pretrained("openai/x")
+clip = CLIPModel.from_pretrained("openai/x", torch_dtype=torch.float16).text_model
+unet = UNet2DConditionModel.from_pretrained("CompVis/x", subfolder="unet", revision="fp16", torch_dtype=torch.float16)
+vae = AutoencoderKL.from_pretrained("CompVis/x", subfolder="vae", revision="fp16", torch_dtype=torch.float16)
+device = 'cuda'
+unet.double().to(device)
+vae.double().to(device)
+clip.double().to(device)
+
+def new_attention(self, query, key, value, sequence_length, dim):
+    assert self._slice_size is None and value.shape[1:] == (key.shape[1], dim // self.heads)
+    maps = (torch.einsum("b i d, b j d -> b i j", query, key) * self.scale).softmax(-1)
+    return self.reshape_batch_dim_to_heads(torch.einsum("b i j, b j d -> b i d", maps, value))
+
+@torch.no_grad()
+def coupled_stablediffusion(prompt, steps=50):
+    generator = torch.cuda.manual_seed(1)
+    said = clip_tokenizer(prompt, padding="max_length", max_length=clip_tokenizer.model_max_length, truncation=True,
+                          return_tensors="pt", return_overflowing_tokens=True)
+    text = clip(said.input_ids.to(device)).last_hidden_state
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                              num_train_timesteps=1000, clip_sample=False, set_alpha_to_one=False)
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps[-1] == 0  # no offset of a step here
+    shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    plain = unet(x, scheduler.timesteps[0], encoder_hidden_states=text).sample
+    for module in unet.modules():
+        if type(module).__name__ == "CrossAttention":
+            module._attention = new_attention.__get__(module, type(module))
+    for t in scheduler.timesteps:
+        assert t / scheduler.num_train_timesteps < 1
+        found = unet(x, t, encoder_hidden_states=text).sample
+        assert t != scheduler.timesteps[0] or (found - plain).abs().max() < 1e-9
+        x = x + 0.1 * found
+    for latent in (x, -x):
+        vae.decode(latent / 0.18215)
+"""
+
+RUN_EDICT = """
+from models.edict.edict_functions import *
+def edit_image_edict_p2p(image_path, prompt_src, prompt_tar, use_p2p):
+    assert use_p2p
+    coupled_stablediffusion(prompt_tar)
+"""
+
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts) -> Path:
@@ -196,6 +249,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts) -> Path
         "models/p2p_editor.py": EDITOR,
         "models/p2p/control.py": CONTROL,
         "run_editing_edit_friendly_p2p.py": EDIT_FRIENDLY,
+        "run_editing_edict.py": RUN_EDICT,
+        "models/edict/edict_functions.py": EDICT,
         "run_editing_pnp.py": "import a_package_that_nobody_has",
     }.items():
         file = tmp_path / "theirs" / name
@@ -208,10 +263,10 @@ def test_programs_are_counted_compared_and_explained(
     scripts, repository: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (set(sys.modules), list(sys.meta_path), diffusers.StableDiffusionPipeline.from_pretrained.__func__)
-    rows = ["directinversion+p2p", "edit-friendly-inversion+p2p", "ddim+p2p", "ddim+pnp", "ddim+masactrl"]
+    rows = ["directinversion+p2p", "edit-friendly-inversion+p2p", "edict+p2p", "ddim+p2p", "ddim+pnp", "ddim+masactrl"]
     given = ["--pnpinversion", str(repository), "--model", str(tiny_folder), "--steps", "4", "--repeats", "2"]
     table = scripts.main([*given, "--out", str(tmp_path / "out.json"), "--rows", *rows])
-    direct, friendly, broken, lacking, missing = table.rows
+    direct, friendly, edict, broken, lacking, missing = table.rows
     assert direct["row"] == "directinversion+p2p"
     assert direct["rows"] == f"{4 + 2 * 4} / {4 + 3 * 4}"
     assert direct["calls"] == f"{4 + 4} / {4 + 4}"
@@ -219,6 +274,8 @@ def test_programs_are_counted_compared_and_explained(
     assert direct["ratio of CPU time"] > 0
     assert 0 < direct["edit, relative L2"] < 10  # another edit, of the same shape
     assert friendly["rows"].startswith("4 / ")  # of four steps int(0.24 * 4) = 0 are skipped; `unet.forward` is counted
+    assert edict["rows"].startswith("5 / ")  # its own copy of diffusers is ours, its four steps those asked for
+    assert edict["edit, relative L2"] > 0
     assert broken["why not"] == "its program ends with ValueError: broken"
     assert lacking["why not"].startswith("its program imports a_package_that_nobody_has, which is not installed")
     assert missing["why not"] == "the copy has no run_editing_masactrl.py"
