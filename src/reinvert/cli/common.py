@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from PIL import Image
 
+from reinvert import captions
 from reinvert.cli.progress import waiting
 from reinvert.cli.terminal import say
 from reinvert.errors import ReinvertError
@@ -25,6 +27,8 @@ if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are an
     from reinvert.trajectory import Trajectory
 
 DEFAULT_MODEL: Final = "picturebook"
+AUTO: Final = "auto"
+"""The source prompt that a model is to say."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +84,14 @@ def check_model_options(args: argparse.Namespace) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Source, steps, guidance, seed, fit; what is left out is told apart from what is typed."""
-    parser.add_argument("--source", type=text, metavar="TEXT", help="what the picture shows")
+    parser.add_argument(
+        "--source", type=text, metavar="TEXT", help="what the picture shows; auto lets a model say it, and tells you"
+    )
+    parser.add_argument(
+        "--caption-model",
+        metavar="NAME",
+        help="who says it: picturebook, or a folder or Hub id of a BLIP [picturebook for its own pictures]",
+    )
     chosen = getattr(parser, "model", None) or DEFAULT_MODEL
     usual = usual_of(chosen)
     count, scale = ("", "") if usual is None else (f": {usual.steps}", f": {usual.guidance:g}")
@@ -122,6 +133,8 @@ class Given:
     picture: Image.Image | None
     trajectory: Trajectory | None
     source: str
+    captioned_by: str | None = None
+    """Who said what it shows, where that was asked for."""
 
     @property
     def image(self) -> Any:
@@ -150,7 +163,7 @@ class Given:
         }
 
     def record(self) -> dict[str, str]:
-        return file_record(self.path)
+        return file_record(self.path) | ({} if self.captioned_by is None else {"captioned_by": self.captioned_by})
 
 
 def open_given(args: argparse.Namespace) -> Given:
@@ -159,6 +172,8 @@ def open_given(args: argparse.Namespace) -> Given:
     path = Path(args.image)
     if not path.name.lower().endswith(".safetensors"):
         picture = open_image(path, max_pixels=args.max_pixels)
+        if args.source == AUTO:
+            return Given(path, picture, None, *_captioned(args, picture, path))
         return Given(path, picture, None, args.source or _drawn_caption(path))
     for option in ("fit", "inversion"):
         if getattr(args, option, None) is not None:
@@ -173,6 +188,22 @@ def open_given(args: argparse.Namespace) -> Given:
     if args.source is not None and args.source != trajectory.prompts[0]:
         raise ReinvertError(f"{path.name} was made for {trajectory.prompts[0]!r}; leave --source out, or invert again")
     return Given(path, None, trajectory, trajectory.prompts[0])
+
+
+def _captioned(args: argparse.Namespace, picture: Image.Image, path: Path) -> tuple[str, str]:
+    """What a model says that the picture shows, which is told, and who said it."""
+    where = args.caption_model or captions.usual_captioner(args.model or DEFAULT_MODEL)
+    with waiting(f"reading {path.name}", args.quiet):
+        captioner = _captioner(where, args.device)
+        said = captioner.describe(picture)
+    say(f"{path.name} shows: {said}", error=True)
+    return said, captioner.name
+
+
+@lru_cache(maxsize=1)
+def _captioner(where: str, device: str) -> captions.Captioner:
+    """Loaded once for many pictures."""
+    return captions.load_captioner(where, device=device)
 
 
 def _drawn_caption(path: Path) -> str:

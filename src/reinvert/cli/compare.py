@@ -65,7 +65,7 @@ def columns(job: Job, chosen: Chosen) -> list[Column]:
         chosen.foresee(inversion=inversion, editors=names)
         if job.given.trajectory is None:
             asked = inversion or usual_inversion(names)
-            legal.check_names(asked, names, masked=job.mask is not None, guidance=job.args.guidance)
+            legal.check_names(asked, names, masked=job.masked, guidance=job.args.guidance)
     chosen.check(groups)
     made = [Column(name, *job.methods(chosen, inversion, editor)) for name, inversion, editor in parts]
     chosen.check(groups)

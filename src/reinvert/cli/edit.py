@@ -72,6 +72,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="change only where this word of the source and this word of the target look (local_blend)",
     )
     parser.add_argument("--mask", metavar="FILE", help="change only what is white in this picture")
+    parser.add_argument("--region", type=text, metavar="WORDS", help='change only what these words name: "the cat"')
+    parser.add_argument(
+        "--region-model",
+        metavar="NAME",
+        help="who finds it: picturebook, or a folder or Hub id of a CLIPSeg [picturebook for its own pictures]",
+    )
     parser.add_argument(
         "--paste-back",
         action="store_true",
@@ -126,13 +132,13 @@ def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | N
     # A trajectory's inversion is over: its flags would do nothing.
     groups: tuple[Group, ...] = ("editors",) if job.given.trajectory is not None else ("inversions", "editors")
     if args.compare:
-        compare.run(job, chosen, output)
+        compare.run(job.with_region(), chosen, output)
         return [output]
     names = job.editor_names(args.editor or "p2p")
     chosen.foresee(inversion=args.inversion, editors=names)
     if job.given.trajectory is None:
         asked = args.inversion or usual_inversion(names)
-        legal.check_names(asked, names, masked=args.mask is not None, guidance=args.guidance)
+        legal.check_names(asked, names, masked=job.masked, guidance=args.guidance)
     chosen.check(groups)
     from reinvert.backbones.loading import load_tokenizer
     from reinvert.cli import explain
@@ -145,6 +151,7 @@ def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | N
     if args.explain:
         explain.run(name, job.given, job.targets, editors, args.steps, args.any_words, args.tokenizer)
         return []
+    job = job.with_region()
     model = load(args, job.given)
     with progress_bar(args.quiet) as watch:
         result = job.edit(model, job.given.image, inversion, editors, watch)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from reinvert import registry
-from reinvert.cli.common import Given, open_given
+from reinvert import regions, registry
+from reinvert.cli.common import AUTO, Given, model_name, open_given
+from reinvert.cli.progress import waiting
 from reinvert.cli.recipe import settle, settle_preset
 from reinvert.differences import pasted
 from reinvert.errors import ReinvertError
 from reinvert.image import open_mask
 from reinvert.outputs import device_name, file_record, memory_record, provenance
 from reinvert.recipes import Recipe
+from reinvert.regions import Region
 
 if TYPE_CHECKING:  # they import torch: wrong arguments and missing files are answered before
     from reinvert import verbs
@@ -36,6 +39,23 @@ class Job:
     targets: tuple[str, ...]
     mask: Image.Image | None
     recipe: Recipe | None = None
+    region: Region | None = None
+    """What `--region` named, once it is found."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether a mask is given, or will be when its region is found."""
+        return self.mask is not None or self.args.region is not None
+
+    def with_region(self) -> Job:
+        """With the mask of what `--region` names, if it is asked for."""
+        args, picture = self.args, self.given.picture
+        if args.region is None or picture is None:
+            return self
+        where = args.region_model or regions.usual_segmenter(model_name(args, self.given))
+        with waiting(f"looking for {args.region}", args.quiet):
+            found = regions.find_region(picture, args.region, _segmenter(where, args.device))
+        return replace(self, mask=found.mask, region=found)
 
     @property
     def source(self) -> str:
@@ -51,7 +71,7 @@ class Job:
         inverts: Inversion = chosen.make("inversions", inversion or verbs.usual_inversion(editors))
         words = None if self.args.blend is None else (self.args.blend[0], self.args.blend[1])
         make = partial(chosen.make, "editors", "local_blend")
-        return inverts, verbs.blended(editors, words, self.mask is not None, make)
+        return inverts, verbs.blended(editors, words, self.masked, make)
 
     def editor_names(self, editor: str) -> list[str]:
         """The editors that will be used: those that were named, and local_blend where words or a mask ask for it."""
@@ -59,7 +79,7 @@ class Job:
         taken = any(
             registry.variable("editors", name, which) for name in names for which in ("takes_mask", "needs_mask")
         )
-        blended = self.args.blend is not None or (self.mask is not None and not taken)
+        blended = self.args.blend is not None or (self.masked and not taken)
         return [*names, *(["local_blend"] if blended and "local_blend" not in names else [])]
 
     def edit(
@@ -86,12 +106,17 @@ class Job:
             watch=watch,
         )
 
+    def _mask_record(self) -> Mapping[str, Any] | None:
+        if self.region is not None:
+            return self.region.record()
+        return None if self.args.mask is None else file_record(Path(self.args.mask))
+
     def about(self, result: verbs.Result, model: Backbone) -> dict[str, Any]:
         """What a sidecar tells about one result."""
         args = self.args
         return {
             "input": self.given.record(),
-            "mask": None if args.mask is None else file_record(Path(args.mask)),
+            "mask": self._mask_record(),
             "settings": {**result.settings, "fit": args.fit or "crop", "paste_back": args.paste_back},
             "device": device_name(model.device),
             **memory_record(model.device),
@@ -104,8 +129,18 @@ class Job:
         }
 
 
+@lru_cache(maxsize=1)
+def _segmenter(where: str, device: str) -> regions.Segmenter:
+    """Loaded once for many pictures."""
+    return regions.load_segmenter(where, device=device)
+
+
 def open_job(args: argparse.Namespace) -> Job:
     """Check and open everything that is given."""
+    if args.region is not None and args.mask is not None:
+        raise ReinvertError("a region and a mask both say what may change; leave --region or --mask out")
+    if args.preset is not None and args.source == AUTO:
+        raise ReinvertError("a preset reads the kind of edit from what you say that the picture shows; write --source")
     if args.preset is not None:
         settle_preset(args)
     recipe = None if args.recipe is None else settle(args)
@@ -117,6 +152,10 @@ def open_job(args: argparse.Namespace) -> Job:
         raise ReinvertError(
             f"the mask is {mask.width}x{mask.height} but the picture is {given.picture.width}x{given.picture.height}; "
             "make them one size"
+        )
+    if args.region is not None and given.picture is None:
+        raise ReinvertError(
+            "--region is looked for in the picture itself, which a trajectory does not hold; give --mask"
         )
     if args.paste_back and given.picture is None:
         raise ReinvertError("--paste-back needs the picture itself, which a trajectory does not hold")

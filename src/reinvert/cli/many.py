@@ -45,8 +45,8 @@ def items_of(args: argparse.Namespace) -> list[Item]:
     """The pictures that were named, those of the folders, and the lines of the list."""
     found = [item for given in args.images for item in _of_path(Path(given))]
     if args.list is not None:
-        if args.target or args.blend or args.mask:
-            raise ReinvertError("--list says target, blend words and mask line by line; leave the options out")
+        if args.target or args.blend or args.mask or args.region:
+            raise ReinvertError("--list says target, blend words, mask and region line by line; leave the options out")
         found += [_of_line(Path(args.list).parent, name, line) for name, line in read_edits(args.list)]
     if not found:
         raise ReinvertError(f"there is no picture in {', '.join(map(shown, args.images))}")
@@ -68,6 +68,8 @@ def _of_line(folder: Path, name: str, line: EditLine | ReinvertError) -> Item:
         own["source"] = line.source
     if line.mask is not None:
         own["mask"] = str(folder / line.mask)
+    if line.region is not None:
+        own["region"] = line.region
     if line.blend_source is not None:
         own["blend"] = [line.blend_source, line.blend_target]
     return Item(f"{name} ({line.image})", str(folder / line.image), own, line.output)
@@ -122,7 +124,7 @@ def _check_methods(args: argparse.Namespace, items: Sequence[Item]) -> None:
         recipes.find(args.recipe)
         return
     editors = [name.strip() for name in (args.editor or "p2p").split("+")]
-    if args.blend or args.mask or args.list:
+    if args.blend or args.mask or args.region or args.list:
         editors.append("local_blend")
     chosen = Chosen(args)
     chosen.foresee(inversion=args.inversion, editors=editors)

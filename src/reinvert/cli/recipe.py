@@ -29,7 +29,9 @@ def settle(args: argparse.Namespace) -> Recipe:
     args.model = args.model or recipe.model
     args.inversion = None if args.image.lower().endswith(".safetensors") else recipe.inversion["name"]
     blended = args.blend is not None
-    args.editor = "+".join(name for name in recipe.editors if name != "local_blend" or blended or args.mask)
+    args.editor = "+".join(
+        name for name in recipe.editors if name != "local_blend" or blended or args.mask or args.region
+    )
     return recipe
 
 

@@ -34,6 +34,8 @@ class EditLine(Entry):
     """What it shows; without it, `--source`, or the caption of a drawn picture."""
     mask: Inside | None = None
     """A picture of the same size: only what is white in it changes."""
+    region: Annotated[Line, MaxLen(200)] | None = None
+    """Words for what changes, "the cat", in place of a mask."""
     blend_source: Word | None = None
     """The word of the source prompt whose region changes; only together with `blend_target`."""
     blend_target: Word | None = None
@@ -68,6 +70,8 @@ def _checked(row: Mapping[str, str], line: str, folder: Path) -> EditLine | Rein
         for which, file in (("image", entry.image), ("mask", entry.mask)):
             if file is not None:
                 inside(folder, file, which)
+        if entry.region is not None and entry.mask is not None:
+            raise refusal(f"{line} has a mask and a region; give one of them")
         if (entry.blend_source is None) != (entry.blend_target is None):
             raise refusal(f"{line} has one blend word; give both blend_source and blend_target, or none")
     except ReinvertError as error:
