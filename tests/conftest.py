@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
 import pytest
+import shapes
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
@@ -26,6 +27,10 @@ from reinvert.backbones.stable_diffusion import StableDiffusion
 from reinvert.verbs import prepare, prepared_edit
 
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup() -> None:
+    shapes.begin_test()
 
 
 def pytest_collection_finish() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import naive
 import pytest
 import torch
@@ -125,7 +127,7 @@ def test_what_is_needed_is_evaluated_and_one_step_of_maps_is_kept(tiny64, clean)
 
 
 def test_sentence_banks_from_the_command_line(tiny_folder, picture, tmp_path) -> None:
-    """Files of sentences are read, and the sidecar names them."""
+    """Files of sentences are read, and the sidecar has the sentences: the edit can be told from it alone."""
     picture.save(tmp_path / "in.png")
     for name, concept in (("before", "cat"), ("after", "dog")):
         (tmp_path / f"{name}.txt").write_text(f"a {concept} sitting on a table\nthe {concept} near the river\n")
@@ -135,4 +137,12 @@ def test_sentence_banks_from_the_command_line(tiny_folder, picture, tmp_path) ->
     for output, more in (("a.png", banks), ("b.png", [])):
         assert main([*edit, *more, "--amount", "1", "-o", str(tmp_path / output)]) == 0
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
-    assert "before.txt" in (tmp_path / "a.png.json").read_text()
+    (editor,) = json.loads((tmp_path / "a.png.json").read_text())["settings"]["editors"]
+    assert editor["source_bank"] == ["a cat sitting on a table", "the cat near the river"]
+    assert editor["target_bank"] == ["a dog sitting on a table", "the dog near the river"]
+
+
+def test_a_bank_s_lines_are_sentences(tmp_path) -> None:
+    (tmp_path / "bank.txt").write_text("a cat\n@other.txt\n")
+    with pytest.raises(ReinvertError, match="names another file"):
+        Pix2PixZero(source_bank=(f"@{tmp_path / 'bank.txt'}",))

@@ -512,8 +512,7 @@ def _own_prompts(editors: Sequence[Editor]) -> list[str]:
     """The prompts that editors were given beside the targets; their defaults are the methods' own."""
     given = [(f, getattr(e, f.name)) for e in editors for f in fields(e) if f.name in e.prompts]
     typed = [value for f, value in given if f.default is MISSING or value != f.default]
-    texts = [text for value in typed for text in ([value] if isinstance(value, str) else value)]
-    return [text for text in texts if not text.startswith("@")]  # a bank's file, which the editor opens
+    return [text for value in typed for text in ([value] if isinstance(value, str) else value)]
 
 
 def _check_bound(

@@ -59,7 +59,7 @@ def path(model, recorded, recorded_json) -> reinvert.Trajectory:
 
 @pytest.fixture(scope="module")
 def tolerance(recorded_json) -> float:
-    """That for a float64 state; the one for float64 throughout cannot be met, since our texts are kept in float32."""
+    """That for a float64 state:"""
     return recorded_json["tolerances"]["edict (fp64 state)"]["recommended"]
 
 

@@ -50,25 +50,25 @@ class Pix2PixZero(Editor):
     target_bank: tuple[str, ...] = ()
     """Sentences about what is to be there. Empty: the target prompt."""
 
+    def __post_init__(self) -> None:
+        # The sentences decide the result, not the file's name: they are what is checked, recorded and used.
+        object.__setattr__(self, "source_bank", sentences(self.source_bank))
+        object.__setattr__(self, "target_bank", sentences(self.target_bank))
+
     def bind(self, case: Case) -> Hooks:
         if self.amount < 0:
             raise ReinvertError(f"amount is 0 or more, not {self.amount}")
-        return _ZeroHooks(self, case, sentences(self.source_bank), sentences(self.target_bank))
+        return _ZeroHooks(self, case, self.source_bank, self.target_bank)
 
 
-def sentences(bank: Sequence[str]) -> list[str]:
+def sentences(bank: Sequence[str]) -> tuple[str, ...]:
     """The bank with every @FILE replaced by its lines."""
-    found: list[str] = []
-    for sentence in bank:
-        if not sentence.startswith("@"):
-            found.append(sentence)
-            continue
-        found += read_bank(Path(sentence[1:]))
-    return found
+    read = [read_bank(Path(item[1:])) if item.startswith("@") else [item] for item in bank]
+    return tuple(sentence for part in read for sentence in part)
 
 
 class _ZeroHooks(Hooks):
-    def __init__(self, method: Pix2PixZero, case: Case, before: list[str], after: list[str]) -> None:
+    def __init__(self, method: Pix2PixZero, case: Case, before: tuple[str, ...], after: tuple[str, ...]) -> None:
         self.method, self.model = method, case.model
         self.before, self.after = before, after
         self.maps = _Maps()
@@ -88,7 +88,7 @@ class _ZeroHooks(Hooks):
         """The targets' text: the source's plus the direction."""
         source, targets = text[:1], text[1:]
 
-        def mean(bank: list[str], otherwise: Text) -> Text:
+        def mean(bank: tuple[str, ...], otherwise: Text) -> Text:
             if not bank:
                 return otherwise
             return self.model.encode_text(bank).map(lambda tensor: tensor.mean(0))[None, None]

@@ -108,6 +108,8 @@ def read_bank(path: Path, folder: Path | None = None) -> list[str]:
         raise refusal(f"the sentence bank {shown(path)} is empty; write one sentence a line into it")
     if not all(is_printable(line, " \t\u200d") for line in found):
         raise refusal(f"the sentence bank {shown(path)} has control characters; write one sentence a line into it")
+    if any(line.startswith("@") for line in found):
+        raise refusal(f"the sentence bank {shown(path)} names another file; write the sentences themselves into it")
     return found
 
 
