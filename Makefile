@@ -40,7 +40,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo
 
 slow-test: $(VENV)/.dev
-	$(PYTEST) -m slow
+	REINVERT_SHAPES=all $(PYTEST) -m slow
 
 gpu: $(VENV)/.dev
 	$(BIN)/pytest -m gpu -rs

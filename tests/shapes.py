@@ -11,6 +11,7 @@ import ast
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from importlib.abc import MetaPathFinder
@@ -26,7 +27,16 @@ FIRST = 4
 ALL = os.environ.get("REINVERT_SHAPES") == "all"
 _calls: dict[CodeType, int] = {}
 _checks: dict[CodeType, Callable[..., Any]] = {}
-_called: list[Callable[..., Any]] = []
+
+
+class _Called(threading.local):
+    """The functions whose arguments are being checked, in this thread."""
+
+    def __init__(self) -> None:
+        self.stack: list[Callable[..., Any]] = []
+
+
+_called = _Called()
 
 
 def begin_test() -> None:
@@ -53,12 +63,12 @@ def _sampled(plain: Callable[..., Any]) -> Callable[..., Any]:
             return plain(*args, **kwargs)
         if code not in _checks:
             _checks[code] = _check(plain)
-        depth = len(_called)
-        _called.append(plain)
+        stack, depth = _called.stack, len(_called.stack)
+        stack.append(plain)
         try:
             return _checks[code](*args, **kwargs)
         finally:
-            del _called[depth:]  # still there if the arguments were refused
+            del stack[depth:]  # still there if the arguments were refused
 
     return call
 
@@ -69,7 +79,7 @@ def _check(plain: Callable[..., Any]) -> Callable[..., Any]:
     called = _called
 
     def last(*args: Any, **kwargs: Any) -> Any:
-        return called.pop()(*args, **kwargs)
+        return called.stack.pop()(*args, **kwargs)
 
     # with the globals in which its annotations are to be read
     stand_in = FunctionType(last.__code__, plain.__globals__, plain.__name__, None, last.__closure__)
