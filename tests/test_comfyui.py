@@ -306,8 +306,9 @@ def test_settings_are_read_as_on_the_command_line_and_editors_are_joined(pack: M
 def test_only_legal_pairs_are_offered(pack: ModuleType, executor: Executor) -> None:
     (offered, options) = pack.NODE_CLASS_MAPPINGS["ReinvertEdit"].INPUT_TYPES()["required"]["pair"]
     legal = reinvert.pairs.matrix()
-    assert offered[0] == options["default"] == "direct + p2p"
-    assert sorted(offered) == sorted(f"{i} + {e}" for i in legal for e in legal[i] if legal[i][e] is None)
+    assert offered[0] == options["default"] == "the model's usual"
+    assert offered[1] == "direct + p2p"
+    assert sorted(offered[1:]) == sorted(f"{i} + {e}" for i in legal for e in legal[i] if legal[i][e] is None)
     assert "none + sdedit" in offered
     assert "none + p2p" not in offered
     prompt = {"1": node(pack, "ReinvertEdit", pair="none + p2p", model=["1", 0], image=["1", 0])}

@@ -16,7 +16,9 @@ from reinvert.registry import Argument, Group
 from reinvert.values import Kind, kind_of, show
 
 USUAL = "direct + p2p"
-"""The pair that stands first."""
+"""The pair that stands first among the named ones."""
+OF_THE_MODEL = "the model's usual"
+"""Stands for the methods that are usual for the model, which is known only when the node runs."""
 BOUND = 1_000_000
 """ComfyUI's widgets need bounds; what a field takes is checked by its method."""
 

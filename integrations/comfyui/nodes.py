@@ -228,7 +228,10 @@ class Edit(_Edits):
                 "image": ("IMAGE", {}),
                 "source": _text("what the picture shows", multiline=True),
                 "target": _text("what it is to show", multiline=True),
-                "pair": (list(methods.legal_pairs()), {"default": methods.USUAL, "tooltip": "inversion + editor"}),
+                "pair": (
+                    [methods.OF_THE_MODEL, *methods.legal_pairs()],
+                    {"default": methods.OF_THE_MODEL, "tooltip": "inversion + editor"},
+                ),
                 **_run(),
                 "fit": (FITS, {"default": FITS[0], "tooltip": "what becomes of a picture that is not square"}),
                 **cls.BLEND,
@@ -259,7 +262,8 @@ class Edit(_Edits):
         editor_settings: tuple[Any, ...] = (),
         inversion_settings: Any = None,
     ) -> tuple[Tensor, Tensor, str]:
-        pictures, (inversion, editor) = pictures_of(image), methods.split(pair)
+        pictures = pictures_of(image)
+        inversion, editor = (None, None) if pair == methods.OF_THE_MODEL else methods.split(pair)
         with host.as_usual():
             results = reinvert.edit(
                 model,

@@ -40,12 +40,14 @@ def check_names(inversion: str, editors: Sequence[str], *, masked: bool, guidanc
         raise ReinvertError(told)
 
 
-def usual_inversion(editors: Collection[str]) -> str:
-    """The inversion that is meant where none is named, of editors by name: `verbs.usual_inversion` without torch."""
+def usual_inversion(editors: Collection[str], usual: str = "direct") -> str:
+    """The inversion that is meant where none is named, of editors by name: `verbs.usual_inversion` without torch.
+
+    `usual` is the model's, for editors that have none of their own."""
     if any(registry.variable("editors", name, "draws_start") for name in editors):
         return "none"
-    usual = [registry.variable("editors", name, "usual_inversion") for name in editors]
-    return next((name for name in usual if name != "direct"), "direct")
+    own = (registry.variable("editors", name, "usual_inversion") for name in editors)
+    return next((name for name in own if name), usual)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -31,33 +31,92 @@ _DEVICE: Final = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 @dataclass(frozen=True)
 class Usual:
-    """What is usual for a model where the user says nothing: steps of a run, and the guidance scale of an edit."""
+    """What is usual for a model where the user says nothing: steps of a run, guidance scale and editor of an edit."""
 
     steps: int = 50
     guidance: float = 7.5
+    editor: str = "p2p"
+    inversion: str = "direct"
+    """For the editors that have no usual one of their own."""
 
 
 USUAL: Final[Mapping[str, Usual]] = {
     "Stable Diffusion 1.x and 2.x": Usual(),
     "Stable Diffusion XL": Usual(50, 5.0),
     "Stable Diffusion XL Turbo": Usual(4, 1.0),
-    "Stable Diffusion 3": Usual(28, 7.0),
-    "Stable Diffusion 3.5 medium": Usual(28, 4.5),
-    "Stable Diffusion 3.5 large": Usual(28, 3.5),
-    "FLUX.1 dev": Usual(28, 3.5),
-    "FLUX.1 schnell": Usual(4, 1.0),
+    "Stable Diffusion 3": Usual(28, 7.0, "flowedit"),
+    "Stable Diffusion 3.5 medium": Usual(28, 4.5, "flowedit"),
+    "Stable Diffusion 3.5 large": Usual(28, 3.5, "flowedit"),
+    "FLUX.1 dev": Usual(28, 3.5, "flowedit"),
+    "FLUX.1 schnell": Usual(4, 1.0, "flowedit"),
 }
 """What is usual for the models of this package's families, unless their folder says otherwise."""
 
 
+def stable_diffusion_xl(scheduler: Mapping[str, Any]) -> Usual:
+    """Of the checkpoint with this scheduler: adversarially distilled ones (turbo) come with its sampler and grid."""
+    sampler, spacing = str(scheduler.get("_class_name", "")), scheduler.get("timestep_spacing")
+    turbo = sampler.startswith("EulerAncestral") and spacing == "trailing"
+    return USUAL[f"Stable Diffusion XL{' Turbo' if turbo else ''}"]
+
+
+def stable_diffusion_3(transformer: Mapping[str, Any]) -> Usual:
+    """Of the checkpoint with this transformer: 3.5 norms queries and keys, its medium size has a second attention."""
+    newer = "5 medium" if transformer.get("dual_attention_layers") else "5 large"
+    return USUAL[f"Stable Diffusion 3{'.' + newer if transformer.get('qk_norm') else ''}"]
+
+
+def flux(transformer: Mapping[str, Any]) -> Usual:
+    """Of the checkpoint with this transformer: dev is told a guidance scale."""
+    return USUAL[f"FLUX.1 {'dev' if transformer.get('guidance_embeds') else 'schnell'}"]
+
+
 def usual_of(name: str) -> Usual | None:
-    """What the folder of a bundled or local model says is usual for it; None where it says nothing."""
-    folder = BUNDLED.get(name, Path(name))
+    """What is usual for a bundled or local model, or one of the Hub that was loaded before, as far as its folder tells
+    without torch; None where it does not."""
     try:
+        folder = _folder(name)
         notes = read_notes(folder, name).usual
-    except (OSError, ValueError):  # no such folder, no such name, or notes that loading the model refuses
+        family = _family(folder)
+    except (OSError, ValueError):  # no such folder, no such name, or files that loading the model refuses
         return None
-    return None if notes is None else Usual(notes.steps, notes.guidance)
+    if notes is None:
+        return family
+    return replace(family or Usual(), steps=notes.steps, guidance=notes.guidance)
+
+
+def _folder(name: str) -> Path:
+    """Where a model's files are, on this machine."""
+    folder = BUNDLED.get(name, Path(name))
+    if not folder.exists() and _is_hub_id(name):
+        from huggingface_hub import try_to_load_from_cache  # here: other names do not wait for it
+
+        index = try_to_load_from_cache(name, "model_index.json")
+        return Path(index).parent if isinstance(index, str) else folder
+    return folder
+
+
+def _family(folder: Path) -> Usual | None:
+    """What is usual for the family that a folder's `model_index.json` tells by its classes; None of foreign ones."""
+    index = _json(folder / "model_index.json")
+    parts: dict[str, Any] = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[1:]}
+    match parts.get("transformer") or parts.get("unet"):
+        case "UNet2DConditionModel" if parts.get("text_encoder_2"):
+            return stable_diffusion_xl(_json(folder / "scheduler" / "scheduler_config.json"))
+        case "UNet2DConditionModel":
+            return USUAL["Stable Diffusion 1.x and 2.x"]
+        case "SD3Transformer2DModel":
+            return stable_diffusion_3(_json(folder / "transformer" / "config.json"))
+        case "FluxTransformer2DModel":
+            return flux(_json(folder / "transformer" / "config.json"))
+        case _:
+            return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """An object of JSON; nothing where there is none."""
+    found = read_json(path) if path.is_file() else {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
 def check_name(name: str) -> None:
@@ -73,11 +132,16 @@ def check_name(name: str) -> None:
     if exists:
         check_safetensors(Path(name), "a model")
         return
-    parts = name.split("/")
-    if len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and re.fullmatch(r"[\w./-]{1,200}", name):
+    if _is_hub_id(name):
         return
     hint = meant(name, BUNDLED, "give picturebook, a folder in diffusers format, or a Hub id like org/model")
     raise ReinvertError(f"there is no model '{shown(name)}'; {hint}")
+
+
+def _is_hub_id(name: str) -> bool:
+    parts = name.split("/")
+    plain = re.fullmatch(r"[\w./-]{1,200}", name) is not None
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and plain
 
 
 def check_steps(name: str, steps: int | None) -> None:

@@ -117,20 +117,23 @@ class Request:
         force: bool = False,
         watch: Watch | None = None,
     ) -> Request:
-        """The arguments of `reinvert.edit`, checked; without `editor` those of `invert` and `reconstruct`."""
+        """The arguments of `reinvert.edit`, checked; with neither `target` nor `editor` those of `invert` and
+        `reconstruct`. Methods that are not named are the model's usual ones."""
         _check_model(model)
+        if editor is None and target is not None:
+            editor = model.usual.editor
         _check_types(source=source, target=target, blend=blend, boost=boost)
         _check_types(max_pixels=max_pixels, batch_size=batch_size, any_words=any_words, force=force)
-        _check_methods(inversion or "", "" if editor is None and target is None else editor)
+        _check_methods(inversion or model.usual.inversion, "" if editor is None else editor)
         if watch is not None and not callable(watch):
             raise ReinvertError("watch takes a function, which is called with each Progress")
         trajectory = image if isinstance(image, Trajectory) else None
         asked, (steps, guidance), seed = steps, usual(model, steps, guidance, trajectory), checked_seed(seed)
 
         if editor is None:
-            inversion, for_inversion, for_editors = inversion or "direct", arguments, {}
+            inversion, for_inversion, for_editors = inversion or model.usual.inversion, arguments, {}
         else:
-            inversion = inversion or usual_inversion(_named(editor))
+            inversion = inversion or usual_inversion(_named(editor), model.usual.inversion)
             for_inversion, for_editors = _sort_arguments(inversion, editor, arguments)
         own: tuple[Mapping[str, Any], ...] = ()
         editors: tuple[Editor, ...] = ()
@@ -454,11 +457,11 @@ def _sort_arguments(
     )
 
 
-def usual_inversion(editors: Sequence[Editor | type[Editor]]) -> str:
-    """The inversion that is meant where none is named."""
+def usual_inversion(editors: Sequence[Editor | type[Editor]], usual: str = "direct") -> str:
+    """The inversion that is meant where none is named; `usual` is the model's, for editors without one of their own."""
     if any(editor.draws_start for editor in editors):
         return "none"
-    return next((e.usual_inversion for e in editors if e.usual_inversion != "direct"), "direct")
+    return next((e.usual_inversion for e in editors if e.usual_inversion), usual)
 
 
 def wants_blend(editors: Sequence[Editor], blended: bool, masked: bool) -> bool:

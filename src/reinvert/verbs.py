@@ -41,7 +41,7 @@ def invert(
     image: Picturelike | Sequence[Picturelike],
     source: str | Sequence[str],
     *,
-    inversion: str | Inversion = "direct",
+    inversion: str | Inversion | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
@@ -55,7 +55,8 @@ def invert(
 ) -> Trajectory:
     """Invert one picture, or a list of them as one batch, and return the `Trajectory`.
 
-    `inversion` is a registered name or an instance; further keyword arguments are fields of the named method.
+    `inversion` is a registered name or an instance, by default the model's usual one; further keyword arguments are
+    fields of the named method.
     `guidance` is the scale of the edit to come (null-text inversion is fitted to it). `any_words` lets words through
     that a model of a small world was trained without, `force` pictures that are none of that world.
     `batch_size` pictures of a list are inverted together, by default as many as fit the memory (see `edit`). `watch` is
@@ -94,7 +95,7 @@ def edit(
     target: str | Sequence[str],
     source: str | Sequence[str] | None = None,
     inversion: str | Inversion | None = None,
-    editor: EditorLike = "p2p",
+    editor: EditorLike | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
@@ -118,15 +119,15 @@ def edit(
     `target` have one prompt per picture.
 
     `inversion` and `editor` are registered names, "+"-joined names ("p2p+proximal"), instances, or lists of editors;
-    the inversion is "direct" if none is named, or "none" where an editor begins from noise of its own.
+    those that are not named are the model's usual ones (its `usual`: "direct" and "p2p" on diffusion models, "flowedit"
+    on flows), or the inversion that is the editor's own, "none" where it begins from noise.
     `blend=("cat", "dog")` adds local_blend on those words; `mask` (white = edit) replaces the words; `boost` is P2P's.
     For a list of pictures each of the three may be a list, one per picture.
-    Further keyword arguments are fields of the inversion or of an editor. `steps` and `guidance` default to what
-    is usual for the model (its `usual`). `seed` feeds the
-    methods that draw noise; those of this package's P2P family draw none. `max_pixels` bounds the pictures that are
-    decoded. `batch_size` pictures of a list go through the model together; by default as many as fit half of the free
-    memory, at most eight. `any_words` lets words through that a model of a small world was trained without,
-    `force` pictures that are none of that world.
+    Further keyword arguments are fields of the inversion or of an editor. `steps` and `guidance` default to what is
+    usual for the model. `seed` feeds the methods that draw noise; those of this package's P2P family draw none.
+    `max_pixels` bounds the pictures that are decoded. `batch_size` pictures of a list go through the model together; by
+    default as many as fit half of the free memory, at most eight. `any_words` lets words through that a model of a
+    small world was trained without, `force` pictures that are none of that world.
 
     Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
     """
@@ -136,7 +137,7 @@ def edit(
         model,
         image,
         source,
-        target,
+        () if target is None else target,  # edited it is, never rendered again
         inversion=inversion,
         editor=editor,
         arguments=arguments,
@@ -168,7 +169,7 @@ def reconstruct(
     image: Picturelike | Sequence[Picturelike] | Trajectory,
     source: str | Sequence[str] | None = None,
     *,
-    inversion: str | Inversion = "direct",
+    inversion: str | Inversion | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,

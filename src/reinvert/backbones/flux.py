@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reinvert import models
 from reinvert.backbones.base import Family
 from reinvert.backbones.components import clip_text, t5_in_range, t5_text
 from reinvert.backbones.flow import FlowTransformer
 from reinvert.hooks import Kind
 from reinvert.level import Time
-from reinvert.models import USUAL
 from reinvert.precision import around
 from reinvert.text import Text
 from reinvert.words import Words
@@ -63,7 +63,7 @@ class Flux(FlowTransformer):
             side=int(vae.config.sample_size),
             patch=math.isqrt(int(config.in_channels) // int(vae.config.latent_channels)),
             picture_first=False,
-            usual=USUAL["FLUX.1 dev" if self.guidance_embeds else "FLUX.1 schnell"],
+            usual=models.flux(config),
             name=name,
         )
         self.text_encoder, self.text_encoder_2 = text_encoder, t5_in_range(text_encoder_2)

@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +38,7 @@ from reinvert.backbones.single_file import Opened, load_words, read_single_file,
 from reinvert.backbones.weights import read_network
 from reinvert.errors import ReinvertError, warn
 from reinvert.files.model import NOTES, ModelNotes, prompt_length, read_index, read_notes, read_scheduler
-from reinvert.models import BUNDLED, DTYPES, Usual, check_device, check_dtype, check_name, loras_of
+from reinvert.models import BUNDLED, DTYPES, check_device, check_dtype, check_name, loras_of
 
 
 def load(
@@ -246,7 +247,7 @@ def _note(model: Backbone, folder: Path, name: str) -> None:
     """Let the model be what its folder says of it beyond diffusers' format."""
     notes = read_notes(folder, name)
     if notes.usual is not None:
-        model.usual = Usual(notes.usual.steps, notes.usual.guidance)
+        model.usual = replace(model.usual, steps=notes.usual.steps, guidance=notes.usual.guidance)
     model.world = _world(notes)
 
 

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reinvert import models
 from reinvert.backbones.base import Family
 from reinvert.backbones.components import clip_text, t5_in_range, t5_text, vae_factor
 from reinvert.backbones.flow import FlowTransformer
 from reinvert.hooks import Kind
 from reinvert.level import Time
-from reinvert.models import USUAL
 from reinvert.precision import around
 from reinvert.text import Text
 from reinvert.words import Segment, Words
@@ -47,8 +47,6 @@ class StableDiffusion3(FlowTransformer):
         name: str = "stable-diffusion-3",
     ) -> None:
         config = transformer.config
-        # 3.5 norms queries and keys, and its medium size has a second attention; each was published with its own scale.
-        which = "3" if config.qk_norm is None else "3.5 medium" if config.dual_attention_layers else "3.5 large"
         super().__init__(
             transformer=transformer,
             vae=vae,
@@ -57,7 +55,7 @@ class StableDiffusion3(FlowTransformer):
             side=int(config.sample_size) * vae_factor(vae),
             patch=int(config.patch_size),
             picture_first=True,
-            usual=USUAL[f"Stable Diffusion {which}"],
+            usual=models.stable_diffusion_3(config),
             name=name,
         )
         self.text_encoder, self.text_encoder_2 = text_encoder, text_encoder_2

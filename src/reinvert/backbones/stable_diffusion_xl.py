@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reinvert import models
 from reinvert.backbones.base import Family
 from reinvert.backbones.components import clip_text
 from reinvert.backbones.stable_diffusion import StableDiffusion
 from reinvert.hooks import scales
 from reinvert.level import FINAL, Level, Time
-from reinvert.models import USUAL
 from reinvert.text import Text
 
 
@@ -54,9 +54,7 @@ class StableDiffusionXL(StableDiffusion):
         self.text_encoder_2, self.tokenizer_2 = text_encoder_2, tokenizer_2
         self._zeros = zeros_for_nothing
         kind = str(scheduler.get("_class_name", ""))
-        # Adversarially distilled models (turbo) come with this sampler on this grid.
-        distilled = kind.startswith("EulerAncestral") and scheduler.get("timestep_spacing") == "trailing"
-        self.usual = USUAL[f"Stable Diffusion XL{' Turbo' if distilled else ''}"]
+        self.usual = models.stable_diffusion_xl(scheduler)
         # Euler's samplers, with which these models are published, end without any noise; DDIM's at its first level.
         self._ends_clean = kind.startswith("Euler") and scheduler.get("final_sigmas_type", "zero") == "zero"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.trajectory import SUFFIX
 from reinvert.image import MAX_PIXELS, FitMode, open_image, to_image
-from reinvert.models import BUNDLED, check_device, check_dtype, check_name, check_steps, loras_of, usual_of
+from reinvert.models import BUNDLED, Usual, check_device, check_dtype, check_name, check_steps, loras_of, usual_of
 from reinvert.outputs import file_record, read_sidecar
 from reinvert.values import number, positive, seed, steps, text
 
@@ -92,12 +92,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="who says it: picturebook, or a folder or Hub id of a BLIP [picturebook for its own pictures]",
     )
-    chosen = getattr(parser, "model", None) or DEFAULT_MODEL
-    usual = usual_of(chosen)
-    count, scale = ("", "") if usual is None else (f": {usual.steps}", f": {usual.guidance:g}")
-    whose = f"{chosen}'s usual" if chosen in BUNDLED else "the model's usual"
-    parser.add_argument("--steps", type=steps, metavar="N", help=f"sampling steps [{whose}{count}]")
-    parser.add_argument("--guidance", type=number, metavar="X", help=f"guidance scale of the edit [{whose}{scale}]")
+    usual = usual_for(parser)
+    parser.add_argument("--steps", type=steps, metavar="N", help=f"sampling steps [{usual('steps')}]")
+    parser.add_argument(
+        "--guidance", type=number, metavar="X", help=f"guidance scale of the edit [{usual('guidance')}]"
+    )
     parser.add_argument("--seed", type=seed, metavar="N", help="for methods that draw noise [0]")
     parser.add_argument(
         "--any-words",
@@ -112,6 +111,28 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     modes = get_args(FitMode)
     parser.add_argument("--fit", choices=modes, metavar="HOW", help=f"{', '.join(modes)}, if it is not square [crop]")
     add_max_pixels(parser)
+
+
+def usual_for(parser: argparse.ArgumentParser) -> Callable[[str], str]:
+    """How help says what is usual for the typed model: "picturebook's usual: 50" for "steps"."""
+    chosen = getattr(parser, "model", None) or DEFAULT_MODEL
+    usual, whose = usual_of(chosen), f"{chosen}'s usual" if chosen in BUNDLED else "the model's usual"
+
+    def told(field: str) -> str:
+        value = None if usual is None else getattr(usual, field)
+        return whose if value is None else f"{whose}: {value:g}" if isinstance(value, float) else f"{whose}: {value}"
+
+    return told
+
+
+def add_inversion(parser: argparse.ArgumentParser) -> None:
+    """The inversion of a command that does not edit."""
+    parser.add_argument("--inversion", metavar="NAME", help=f"see reinvert methods [{usual_for(parser)('inversion')}]")
+
+
+def usual_inversion_of(args: argparse.Namespace, given: Given) -> str:
+    """The inversion that is usual for the chosen model."""
+    return (usual_of(model_name(args, given)) or Usual()).inversion
 
 
 def add_max_pixels(parser: argparse.ArgumentParser) -> None:

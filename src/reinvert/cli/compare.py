@@ -15,7 +15,6 @@ from reinvert.cli.progress import progress_bar
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
 from reinvert.image import contact_sheet
-from reinvert.legal import usual_inversion
 from reinvert.outputs import provenance, write_picture
 from reinvert.registry import Group
 
@@ -36,10 +35,10 @@ class Column:
     editors: tuple[Editor, ...]
 
 
-def parts_of(job: Job) -> list[tuple[str, str | None, str]]:
+def parts_of(job: Job) -> list[tuple[str, str, str]]:
     """(name, inversion, editors) of each column; the part that a name leaves out is the command's own."""
     inversions, editors = registry.names("inversions"), registry.names("editors")
-    found: list[tuple[str, str | None, str]] = []
+    found: list[tuple[str, str, str]] = []
     for name in job.args.compare:
         parts = [part.strip() for part in name.split("+")]
         for part in parts:
@@ -52,7 +51,9 @@ def parts_of(job: Job) -> list[tuple[str, str | None, str]]:
             raise ReinvertError(f"'{shown(name)}' names two inversions; an edit has one")
         if inverts and job.given.trajectory is not None:
             raise ReinvertError("a trajectory has been inverted already; compare editors, or give the picture itself")
-        found.append((name, inverts[0] if inverts else job.args.inversion, "+".join(edits) or job.args.editor or "p2p"))
+        editor = "+".join(edits) or job.editor
+        named = inverts[0] if inverts else job.args.inversion
+        found.append((name, job.inversion_for(job.editor_names(editor), named), editor))
     return found
 
 
@@ -64,8 +65,7 @@ def columns(job: Job, chosen: Chosen) -> list[Column]:
         names = job.editor_names(editor)
         chosen.foresee(inversion=inversion, editors=names)
         if job.given.trajectory is None:
-            asked = inversion or usual_inversion(names)
-            legal.check_names(asked, names, masked=job.masked, guidance=job.args.guidance)
+            legal.check_names(inversion, names, masked=job.masked, guidance=job.args.guidance)
     chosen.check(groups)
     made = [Column(name, *job.methods(chosen, inversion, editor)) for name, inversion, editor in parts]
     chosen.check(groups)

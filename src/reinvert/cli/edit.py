@@ -21,13 +21,13 @@ from reinvert.cli.common import (
     model_name,
     output_path,
     tell,
+    usual_for,
 )
 from reinvert.cli.flags import Chosen, add_method_flags
 from reinvert.cli.job import open_job, picture_of
 from reinvert.cli.progress import progress_bar
 from reinvert.cli.recipe import defaults_of
 from reinvert.errors import ReinvertError
-from reinvert.legal import usual_inversion
 from reinvert.outputs import PICTURE_SUFFIXES, check_outputs, numbered, write_pictures
 from reinvert.registry import Group
 from reinvert.values import text
@@ -56,8 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", action="append", type=text, metavar="TEXT", help="what it is to show; may be repeated"
     )
-    parser.add_argument("--inversion", metavar="NAME", help="see reinvert methods [direct]")
-    parser.add_argument("--editor", metavar="NAME", help='or several, as in "p2p+proximal" [p2p]')
+    whose = usual_for(parser)
+    parser.add_argument(
+        "--inversion", metavar="NAME", help=f"see reinvert methods [the editor's usual, or {whose('inversion')}]"
+    )
+    parser.add_argument("--editor", metavar="NAME", help=f'or several, as in "p2p+proximal" [{whose("editor")}]')
     parser.add_argument(
         "--recipe", metavar="NAME", help="a row of the comparison, or FILE.toml; see reinvert methods --recipes"
     )
@@ -122,7 +125,7 @@ class Loaded:
 
 def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | None = None) -> list[Path]:
     """Edit one picture or trajectory; the paths of what was written. `more` is added to the sidecars."""
-    job = open_job(args)
+    job = open_job(args, load)
     kind = "compare" if args.compare else "edit"
     output = output_path(args, f"{job.given.stem}.{kind}.png")
     outputs = [output] if args.compare else numbered(output, len(job.targets))
@@ -134,17 +137,17 @@ def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | N
     if args.compare:
         compare.run(job.with_region(), chosen, output)
         return [output]
-    names = job.editor_names(args.editor or "p2p")
-    chosen.foresee(inversion=args.inversion, editors=names)
+    names = job.editor_names(job.editor)
+    inverts = job.inversion_for(names, args.inversion)
+    chosen.foresee(inversion=inverts, editors=names)
     if job.given.trajectory is None:
-        asked = args.inversion or usual_inversion(names)
-        legal.check_names(asked, names, masked=job.masked, guidance=args.guidance)
+        legal.check_names(inverts, names, masked=job.masked, guidance=args.guidance)
     chosen.check(groups)
     from reinvert.backbones.loading import load_tokenizer
     from reinvert.cli import explain
     from reinvert.editors.base import check_words
 
-    inversion, editors = job.methods(chosen, args.inversion, args.editor or "p2p")
+    inversion, editors = job.methods(chosen, inverts, job.editor)
     chosen.check(groups)
     name = model_name(args, job.given)
     check_words(partial(load_tokenizer, name, tokenizer=args.tokenizer), job.given.source, job.targets, editors)

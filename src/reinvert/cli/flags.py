@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from reinvert import registry
 from reinvert.errors import ReinvertError
-from reinvert.legal import usual_inversion
 from reinvert.registry import Argument, Group
 from reinvert.values import Kind, flag_of, kind_of, show
 
@@ -106,14 +105,11 @@ class Chosen:
                     self.taken[group].add(typed)
         return registry.checked(group, name, given)
 
-    def foresee(self, *, inversion: str | None, editors: Collection[str]) -> None:
-        """Read the typed values of the methods that will be made: a mistake in them is told before torch is loaded.
-
-        Without an inversion the editors' usual one will be used.
-        """
+    def foresee(self, *, inversion: str, editors: Collection[str]) -> None:
+        """Read the typed values of the methods that will be made: a mistake in them is told before torch is loaded."""
         for name in editors:
             self.values("editors", name)
-        self.values("inversions", inversion or usual_inversion(editors))
+        self.values("inversions", inversion)
 
     def check(self, groups: tuple[Group, ...] = GROUPS) -> None:
         """Refuse a flag that no method of these groups took: a setting that does nothing would go unnoticed."""

@@ -43,14 +43,14 @@ class Row:
         return f"{self.inversion}\n{self.editor}".replace("_", " ").replace("+", " + ")
 
 
-def rows(methods: Sequence[str] = ()) -> tuple[Row, ...]:
-    """A row per inversion (with Prompt-to-Prompt) and per editor (with its usual inversion), or only those named."""
+def rows(methods: Sequence[str] = (), editor: str = "p2p") -> tuple[Row, ...]:
+    """A row per inversion (with `editor`) and per editor (with its usual inversion), or only those named."""
     made: list[Row] = []
     for name in registry.names("inversions"):
         if registry.variable("inversions", name, "finds_noise"):
-            made.append(Row(name, name, "p2p"))
+            made.append(Row(name, name, editor))
     for name in registry.names("editors"):
-        if name not in ("p2p", "local_blend"):
+        if name not in (editor, "local_blend"):
             together = (*registry.variable("editors", name, "usual_with"), name)
             made.append(Row(name, usual_inversion([name]), "+".join(together)))
     known = [row.method for row in made]
@@ -59,6 +59,25 @@ def rows(methods: Sequence[str] = ()) -> tuple[Row, ...]:
             hint = meant(name, known, f"it has {', '.join(known)}", 2)
             raise ReinvertError(f"the gallery has no method '{shown(name)}'; {hint}")
     return tuple(row for row in made if not methods or row.method in methods)
+
+
+def runnable(model: Backbone, methods: Sequence[str] = ()) -> tuple[Row, ...]:
+    """The rows that a model can run; one that was named and cannot be run is refused.
+
+    Its inversions stand with the target prompt alone where it does not have the attention that Prompt-to-Prompt needs.
+    """
+    from reinvert import pairs
+
+    def why_not(row: Row) -> str | None:
+        editors = [registry.make("editors", name) for name in row.editor.split("+")]
+        return pairs.why_not(registry.make("inversions", row.inversion), editors, model=model)
+
+    editor = "p2p" if registry.make("editors", "p2p").lacks(model) is None else "prompt"
+    found = {row: why_not(row) for row in rows(methods, editor)}
+    for reason in found.values():
+        if methods and reason is not None:
+            raise ReinvertError(reason)
+    return tuple(row for row, reason in found.items() if reason is None)
 
 
 def edits_of(seed: int) -> list[Edit]:
@@ -118,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
     from reinvert import verbs
 
     model = load_model(args)
+    wanted = runnable(model, args.methods)
     args.guidance = verbs.usual(model, args.steps, args.guidance)[1]
     sheet: list[list[Image.Image | None]] = [
         [edit.picture(model.image_size) for edit in edits],

@@ -6,6 +6,7 @@ import argparse
 import time
 
 from reinvert.cli.common import (
+    add_inversion,
     add_model_options,
     add_run_options,
     check_model_options,
@@ -13,6 +14,7 @@ from reinvert.cli.common import (
     open_given,
     output_path,
     tell,
+    usual_inversion_of,
 )
 from reinvert.cli.flags import Chosen, add_method_flags
 from reinvert.cli.progress import progress_bar
@@ -27,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"reinvert invert IMAGE --source TEXT [-o FILE{SUFFIX}] [options]"
     parser.add_argument("image", metavar="IMAGE", help="a picture")
     add_run_options(parser)
-    parser.add_argument("--inversion", metavar="NAME", default="direct", help="see reinvert methods [direct]")
+    add_inversion(parser)
     parser.add_argument("--half", action="store_true", help="half the size on disk, in float16")
     parser.add_argument("-o", "--output", metavar="FILE", help=f"[IMAGE{SUFFIX} here]")
     add_model_options(parser)
@@ -43,11 +45,12 @@ def run(args: argparse.Namespace) -> int:
     # The suffix is how `reinvert edit` tells a trajectory from a picture.
     check_outputs([output], [given.path], (".safetensors",))
     chosen = Chosen(args)
-    chosen.values("inversions", args.inversion)
+    inverts = args.inversion or usual_inversion_of(args, given)
+    chosen.values("inversions", inverts)
     chosen.check()
     from reinvert import verbs
 
-    inversion = chosen.make("inversions", args.inversion)
+    inversion = chosen.make("inversions", inverts)
     model = load_model(args, given)
     started, before = time.perf_counter(), model.tally.copy()
     with progress_bar(args.quiet) as watch:

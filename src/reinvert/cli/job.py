@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +18,8 @@ from reinvert.cli.recipe import settle, settle_preset
 from reinvert.differences import pasted
 from reinvert.errors import ReinvertError
 from reinvert.image import open_mask
+from reinvert.legal import usual_inversion
+from reinvert.models import Usual, usual_of
 from reinvert.outputs import device_name, file_record, memory_record, provenance
 from reinvert.recipes import Recipe
 from reinvert.regions import Region
@@ -38,6 +40,8 @@ class Job:
     given: Given
     targets: tuple[str, ...]
     mask: Image.Image | None
+    usual: Usual
+    """What is meant by what was left out."""
     recipe: Recipe | None = None
     region: Region | None = None
     """What `--region` named, once it is found."""
@@ -58,17 +62,26 @@ class Job:
         return replace(self, mask=found.mask, region=found)
 
     @property
+    def editor(self) -> str:
+        """The editors that were named, joined by "+", or the usual one."""
+        return self.args.editor or self.usual.editor
+
+    def inversion_for(self, editors: Sequence[str], named: str | None) -> str:
+        """The inversion that was named, or the one that is usual for these editors on this model."""
+        return named or usual_inversion(editors, self.usual.inversion)
+
+    @property
     def source(self) -> str:
         """What the source is told; a recipe may keep it empty."""
         return self.given.source if self.recipe is None else self.recipe.source_of(self.given.source)
 
-    def methods(self, chosen: Chosen, inversion: str | None, editor: str) -> tuple[Inversion, tuple[Editor, ...]]:
+    def methods(self, chosen: Chosen, inversion: str, editor: str) -> tuple[Inversion, tuple[Editor, ...]]:
         """The inversion, and the editors with local_blend where blend words or a mask ask for it."""
         from reinvert import verbs
 
         names = [str(name) for name in verbs.editor_names(editor)]
         editors: list[Editor] = [chosen.make("editors", name) for name in names]
-        inverts: Inversion = chosen.make("inversions", inversion or verbs.usual_inversion(editors))
+        inverts: Inversion = chosen.make("inversions", inversion)
         words = None if self.args.blend is None else (self.args.blend[0], self.args.blend[1])
         make = partial(chosen.make, "editors", "local_blend")
         return inverts, verbs.blended(editors, words, self.masked, make)
@@ -135,8 +148,8 @@ def _segmenter(where: str, device: str) -> regions.Segmenter:
     return regions.load_segmenter(where, device=device)
 
 
-def open_job(args: argparse.Namespace) -> Job:
-    """Check and open everything that is given."""
+def open_job(args: argparse.Namespace, load: Callable[[argparse.Namespace, Given], Backbone]) -> Job:
+    """Check and open everything that is given. `load` is asked only where no file tells what is usual for the model."""
     if args.region is not None and args.mask is not None:
         raise ReinvertError("a region and a mask both say what may change; leave --region or --mask out")
     if args.preset is not None and args.source == AUTO:
@@ -161,7 +174,8 @@ def open_job(args: argparse.Namespace) -> Job:
         raise ReinvertError("--paste-back needs the picture itself, which a trajectory does not hold")
     if args.paste_back and args.compare:
         raise ReinvertError("--compare lays out what the model made; leave --paste-back out")
-    return Job(args, given, tuple(args.target), mask, recipe)
+    usual = usual_of(model_name(args, given)) or load(args, given).usual
+    return Job(args, given, tuple(args.target), mask, usual, recipe)
 
 
 def picture_of(job: Job, result: verbs.Result, index: int) -> tuple[Image.Image, dict[str, Any] | None]:

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from reinvert import __version__, recipes
+from reinvert.cli.common import DEFAULT_MODEL
 from reinvert.cli.flags import Chosen
 from reinvert.cli.terminal import say
 from reinvert.errors import ReinvertError, meant
 from reinvert.files import shown
 from reinvert.files.edits import EditLine, read_edits
+from reinvert.legal import usual_inversion
+from reinvert.models import usual_of
 from reinvert.outputs import PICTURE_SUFFIXES, file_record, numbered, read_sidecar
 
 OPENED: Final = (*PICTURE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
@@ -123,11 +126,14 @@ def _check_methods(args: argparse.Namespace, items: Sequence[Item]) -> None:
     if args.recipe is not None:
         recipes.find(args.recipe)
         return
-    editors = [name.strip() for name in (args.editor or "p2p").split("+")]
+    usual = usual_of(args.model or DEFAULT_MODEL)
+    if usual is None:
+        return  # known when it is loaded, and the methods with it
+    editors = [name.strip() for name in (args.editor or usual.editor).split("+")]
     if args.blend or args.mask or args.region or args.list:
         editors.append("local_blend")
     chosen = Chosen(args)
-    chosen.foresee(inversion=args.inversion, editors=editors)
+    chosen.foresee(inversion=args.inversion or usual_inversion(editors, usual.inversion), editors=editors)
     if not any(item.image.lower().endswith(".safetensors") for item in items):
         chosen.check()
 

@@ -74,11 +74,14 @@ def described(name: str | None = None) -> list[Method]:
 
 
 def _usual() -> str:
-    """Steps and guidance that are usual for each kind of model."""
+    """Steps, guidance and editor that are usual for each kind of model."""
     bundled = {name: usual_of(name) for name in BUNDLED}
     rows = {name: usual for name, usual in bundled.items() if usual is not None} | dict(USUAL)
     width = max(map(len, rows)) + 2
-    lines = [f"  {name:{width}}{usual.steps:3} steps, guidance {usual.guidance:g}" for name, usual in rows.items()]
+    lines = [
+        f"  {name:{width}}{usual.steps:3} steps, guidance {usual.guidance:3g}, {usual.editor}"
+        for name, usual in rows.items()
+    ]
     return "\n".join(["usual for a model", "", *lines])
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from reinvert.cli.common import (
     Given,
+    add_inversion,
     add_model_options,
     add_run_options,
     check_model_options,
@@ -18,6 +19,7 @@ from reinvert.cli.common import (
     output_path,
     round_trip,
     tell,
+    usual_inversion_of,
 )
 from reinvert.cli.flags import Chosen, add_method_flags
 from reinvert.cli.progress import progress_bar
@@ -36,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "reinvert reconstruct IMAGE --source TEXT [-o OUT.png] [options]"
     parser.add_argument("image", metavar="IMAGE", help="a picture, or a FILE.trajectory.safetensors")
     add_run_options(parser)
-    parser.add_argument("--inversion", metavar="NAME", help="see reinvert methods [direct]")
+    add_inversion(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="[IMAGE.reconstruction.png here]")
     add_model_options(parser)
     add_method_flags(parser, ("inversions",))
@@ -48,11 +50,12 @@ def run(args: argparse.Namespace) -> int:
     output = output_path(args, f"{given.stem}.reconstruction.png")
     check_outputs([output], [given.path], PICTURE_SUFFIXES)
     chosen = Chosen(args)
-    chosen.values("inversions", args.inversion or "direct")
+    inverts = args.inversion or usual_inversion_of(args, given)
+    chosen.values("inversions", inverts)
     chosen.check(() if given.trajectory is not None else ("inversions",))
     from reinvert import verbs
 
-    inversion = chosen.make("inversions", args.inversion or "direct")
+    inversion = chosen.make("inversions", inverts)
     model = load_model(args, given)
     fresh = given.trajectory is None
     with progress_bar(args.quiet) as watch:

@@ -67,8 +67,8 @@ class Editor:
     """What a user must give, for `reinvert methods`."""
     when: ClassVar[str] = ""
     """When to use it and when not, for its page."""
-    usual_inversion: ClassVar[str] = "direct"
-    """The inversion that is meant where none is named."""
+    usual_inversion: ClassVar[str] = ""
+    """The inversion that is meant where none is named; "" for the model's usual one."""
     usual_with: ClassVar[tuple[str, ...]] = ()
     """The editors that its paper joins it to; a gallery shows it with them."""
     words_of_source: ClassVar[tuple[str, ...]] = ()

@@ -154,12 +154,13 @@ class Page:
     def _adjust(self) -> None:
         self.joined = gr.Dropdown([], value=[], multiselect=True, label="Joined with", elem_id="joined", render=False)
         with gr.Accordion("Adjust", open=True):
-            with gr.Row():
-                self.editor = gr.Dropdown(["p2p"], value="p2p", label="Editor", min_width=200, elem_id="editor")
-                self.inversion = gr.Dropdown(
-                    ["direct"], value="direct", label="Inversion", min_width=200, elem_id="inversion"
-                )
             usual = usual_of(self.house.shelf.names[0]) or Usual()
+            editor, inversion = usual.editor, usual_inversion([usual.editor], usual.inversion)
+            with gr.Row():
+                self.editor = gr.Dropdown([editor], value=editor, label="Editor", min_width=200, elem_id="editor")
+                self.inversion = gr.Dropdown(
+                    [inversion], value=inversion, label="Inversion", min_width=200, elem_id="inversion"
+                )
             with gr.Row():
                 self.guidance = gr.Slider(
                     0, 20, value=usual.guidance, step=0.1, label="Strength of the edit (guidance)", min_width=200
@@ -432,7 +433,7 @@ class Page:
     def arrive(self, model: str) -> Changes:
         """The lists of methods, as soon as the model is there."""
         try:
-            return self._methods(model, "p2p", None, []) | self._pairs(model)
+            return self._methods(model, self._usual(model).editor, None, []) | self._pairs(model)
         except ReinvertError as error:
             return {self.status: texts.error(str(error))}
 
@@ -440,9 +441,9 @@ class Page:
         session = self.session(request)
 
         def finish(_: Any) -> Changes:
-            usual = self.house.shelf.get(model).usual
+            usual = self._usual(model)
             told = texts.note(f"{model} is loaded.")
-            lists = self._methods(model, "p2p", None, []) | self._pairs(model)
+            lists = self._methods(model, self._usual(model).editor, None, []) | self._pairs(model)
             return {**lists, self.steps: usual.steps, self.guidance: usual.guidance, self.status: told}
 
         yield from self.watched(session.load(model), finish, request)
@@ -460,7 +461,7 @@ class Page:
         editors = choices.all_editors()
         editor = editor if editor in editors else editors[0]
         legal = choices.inversions_for(editor)
-        wanted = inversion or usual_inversion([editor])
+        wanted = inversion or usual_inversion([editor], self._usual(model).inversion)
         inversion = wanted if wanted in legal else legal[0]
         others = [name for name in editors if name != editor]
         joins = joinable(self.house.shelf.get(model), inversion, editor, others)
@@ -477,10 +478,16 @@ class Page:
             self.refused: texts.refused(choices.refused_for(editor)),
         }
 
+    def _usual(self, model: str) -> Usual:
+        return self.house.shelf.get(model).usual
+
     def _pairs(self, model: str) -> Changes:
-        table = self.house.shelf.choices(model).table
+        table, usual = self.house.shelf.choices(model).table, self._usual(model)
         named = [f"{inversion} + {editor}" for inversion, row in table.items() for editor in row if row[editor] is None]
-        return {self.pairs: gr.update(choices=named, value=[n for n in ("direct + p2p", "ddim + p2p") if n in named])}
+        first = f"{usual_inversion([usual.editor], usual.inversion)} + {usual.editor}"
+        return {
+            self.pairs: gr.update(choices=named, value=[n for n in (first, f"ddim + {usual.editor}") if n in named])
+        }
 
     # --- edits --------------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ from reinvert.image import (
 )
 from reinvert.inversions.base import Inversion, Progress
 from reinvert.level import Moment
+from reinvert.models import Usual, usual_of
 from reinvert.outputs import device_name, file_record, memory_record, provenance, sidecar_of, write_picture
 from reinvert.picturebook.caption import read_caption
 from reinvert.picturebook.draw import draw as draw_scene
@@ -79,7 +80,7 @@ class Request(Asked):
     @property
     def asked_inversion(self) -> str:
         """The inversion that is meant."""
-        return self.inversion or legal.usual_inversion(self.editors)
+        return self.inversion or legal.usual_inversion(self.editors, (usual_of(self.model) or Usual()).inversion)
 
     @property
     def title(self) -> str:
