@@ -13,8 +13,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLQwenImage,
+    FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    T5Config,
+    T5EncoderModel,
+)
 
 GIB = 1024**3
 
@@ -95,6 +110,21 @@ def flux(guidance: bool) -> Any:
     return FluxTransformer2DModel(guidance_embeds=guidance)
 
 
+def qwen() -> Any:
+    """Qwen2.5-VL of 7 B, which reads the instruction and sees the picture."""
+    words = {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+    }
+    sight = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+    config = Qwen2_5_VLConfig(text_config=words, vision_config=sight, tie_word_embeddings=False)
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
 def large() -> Any:
     return clip(768, 3072, 12, 12)
 
@@ -139,6 +169,12 @@ MODELS: dict[str, Parts] = {
     },
     "FLUX.1 schnell": {"network": lambda: flux(False), "CLIP": large, "T5": t5, "VAE": lambda: vae(16, False)},
     "FLUX.1 dev": {"network": lambda: flux(True), "CLIP": large, "T5": t5, "VAE": lambda: vae(16, False)},
+    "FLUX.1 Kontext dev": {"network": lambda: flux(True), "CLIP": large, "T5": t5, "VAE": lambda: vae(16, False)},
+    "Qwen-Image-Edit": {
+        "network": QwenImageTransformer2DModel,  # its defaults are the published configuration
+        "Qwen2.5-VL": qwen,
+        "VAE": AutoencoderKLQwenImage,
+    },
 }
 
 

@@ -137,7 +137,7 @@ def edit(
         model,
         image,
         source,
-        () if target is None else target,  # edited it is, never rendered again
+        target or (),  # without one it is refused, not rendered again
         inversion=inversion,
         editor=editor,
         arguments=arguments,
