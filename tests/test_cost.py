@@ -13,12 +13,14 @@ from conftest import SOURCE, TARGET, gap, make_picture
 
 import reinvert
 from reinvert.backbones import memory, placement
+from reinvert.backbones.attention import RuledAttention
 from reinvert.backbones.families import families
 from reinvert.backbones.time_embeddings import TimeEmbeddings
 from reinvert.editors.p2p import P2P, _P2PHooks
 from reinvert.hooks import Hooks
 from reinvert.inversions.base import Source
 from reinvert.inversions.direct import Direct
+from reinvert.inversions.null_text import NullText
 from reinvert.verbs import prepared_edit
 
 RUN = {"source": SOURCE, "target": TARGET, "steps": 4}
@@ -184,6 +186,25 @@ def test_the_words_keys_and_values_are_mixed_once_as_long_as_they_are_the_same(
     assert len(list(path.walk(tiny64, [(TARGET,)], hooks, 3.0))) == 10
     assert made
     assert set(made.values()) == {1}
+
+
+def test_of_words_that_change_only_those_that_do_are_projected_again(tiny64) -> None:
+    x0 = torch.randn(2, *tiny64.latent_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    path = NullText(inner=2).invert(Source(tiny64, x0, (SOURCE, TARGET), 4, guidance=3.0))
+    layer = next(layer for layer in tiny64.layers() if layer.name.endswith("attn2"))
+    with counted(tiny64.unet.get_submodule(layer.name).to_k) as rows:
+        walked = [state.x for _, state in path.walk(tiny64, [(TARGET, SOURCE)], guidance=3.0)]
+    # of [null, null, text, text] of two cases each: all at first, then the learned null side's
+    assert rows == [8, 4, 4, 4]
+    attention, RuledAttention._words = (
+        RuledAttention._words,
+        (lambda self, attn, keys, values, call: self._keys_and_values(attn, keys, values, cross=True)),
+    )
+    try:
+        plain = [state.x for _, state in path.walk(tiny64, [(TARGET, SOURCE)], guidance=3.0)]
+    finally:
+        RuledAttention._words = attention
+    assert gap(walked[-1], plain[-1]) < 1e-9
 
 
 # --- the VAE --------------------------------------------------------------------------------------------------------

@@ -222,8 +222,8 @@ class Call:
     """What one evaluation of the network carries to its attention layers: its rows, rows that another row answers
     for, the moment and the rules.
 
-    `memo`, where there is one, belongs to the text of this evaluation, which is that of other evaluations too: layers
-    keep in it what they make of the text alone.
+    `memo`, where there is one, belongs to the text of this evaluation, which is that of other evaluations too, but for
+    the rows at `changing`: layers keep in it what they make of the text alone.
     """
 
     rows: tuple[Row, ...]
@@ -231,6 +231,7 @@ class Call:
     moment: Moment
     hooks: Hooks
     memo: dict[str, tuple[Tensor, Tensor]] | None = field(default=None, compare=False, repr=False)
+    changing: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     @cached_property
     def _views(self) -> tuple[tuple[Side, tuple[int, ...], list[int], list[bool]], ...]:

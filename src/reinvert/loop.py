@@ -42,6 +42,10 @@ Guidance = tuple[float, ...]
 side is told the scale instead."""
 
 
+Memo = dict[str, tuple[Tensor, Tensor]]
+"""What the network's layers keep of a text, by their names."""
+
+
 class Prompts:
     """What the rows of one walk are conditioned on: joined, and compared, once where nothing changes from step to step.
 
@@ -53,21 +57,24 @@ class Prompts:
 
     def __init__(self, conditioning: Conditioning) -> None:
         self.conditioning = conditioning
-        self._joined: dict[tuple[Row, ...], tuple[Text, dict[str, tuple[Tensor, Tensor]]]] = {}
+        self._joined: dict[tuple[Row, ...], tuple[Text, Memo]] = {}
         self._same: list[bool] | None = None
 
-    def of(self, rows: Sequence[Row], index: int) -> tuple[Text, dict[str, tuple[Tensor, Tensor]] | None]:
-        """The rows' text [row, case] at step `index`, and its memo, if it is the text of other steps too."""
+    def of(self, rows: Sequence[Row], index: int) -> tuple[Text, Memo | None, tuple[int, ...]]:
+        """The rows' text [row, case] at step `index`; its memo, if any of it is the text of other steps too; and which
+        of the rows have one of their own."""
         key = tuple(rows)
-        if key in self._joined:
-            return self._joined[key]
+        changing = tuple(i for i, row in enumerate(rows) if self.conditioning.changes(row.side, row.branch))
+        if key in self._joined and not changing:
+            return *self._joined[key], ()
         text = join([self.conditioning.side(row.side, row.branch, index)[None] for row in rows])
-        if any(self.conditioning.changes(row.side, row.branch) for row in rows):
-            return text, None
-        if len(self._joined) >= self.KEPT:
-            self._joined.pop(next(iter(self._joined)))
-        self._joined[key] = text, {}
-        return self._joined[key]
+        if len(changing) == len(rows):
+            return text, None, changing
+        if key not in self._joined:
+            if len(self._joined) >= self.KEPT:
+                self._joined.pop(next(iter(self._joined)))
+            self._joined[key] = text, {}
+        return text, self._joined[key][1], changing
 
     def same(self, index: int, steps: int) -> bool:
         """Whether both sides of the source are conditioned on the same at step `index`; the device is asked once."""
@@ -154,8 +161,8 @@ class Predictor:
         rows = [row for row in rows if row not in known]
         if not rows:
             return known | {row: known[other] for row, other in alias.items()}
-        said, memo = self.prompts.of(rows, moment.index)
-        call = Call(tuple(rows), alias, moment, self.hooks, memo)
+        said, memo, changing = self.prompts.of(rows, moment.index)
+        call = Call(tuple(rows), alias, moment, self.hooks, memo, changing)
         with torch.no_grad():
             seen = torch.stack([sides[row.side][row.branch] for row in rows])
             guidance = () if self.model.null_side else tuple(self.guidance[row.branch] for row in rows)

@@ -20,7 +20,7 @@ from torch import Tensor
 from reinvert.backbones.lock import ModelLock
 from reinvert.backbones.time_embeddings import TimeEmbeddings
 from reinvert.errors import ReinvertError
-from reinvert.hooks import Call, Kind, Layer, Site, Take
+from reinvert.hooks import Call, Kind, Layer, Site, Take, rows_at
 from reinvert.text import Side
 
 P = TypeVar("P")
@@ -73,14 +73,8 @@ class RuledAttention:
         if encoder_hidden_states is None:
             k, v = self._keys_and_values(attn, hidden_states, hidden_states)
         else:
-            memo = None if call is None else call.memo
-            kept = None if memo is None else memo.get(self.layer.name)
-            if kept is None:
-                values = encoder_hidden_states if reinvert is None or reinvert.values is None else reinvert.values
-                kept = self._keys_and_values(attn, encoder_hidden_states, values, cross=True)
-                if memo is not None:
-                    memo[self.layer.name] = kept
-            k, v = kept
+            values = encoder_hidden_states if reinvert is None or reinvert.values is None else reinvert.values
+            k, v = self._words(attn, encoder_hidden_states, values, call)
 
         heads = None
         if reinvert is not None and call is not None and call.hooks.touches(kind, call.moment):
@@ -106,6 +100,22 @@ class RuledAttention:
         k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (attn.to_k(keys), attn.to_v(values)))
         return (k if attn.norm_k is None else attn.norm_k(k)), v
 
+    def _words(self, attn: Any, keys: Tensor, values: Tensor, call: Call | None) -> tuple[Tensor, Tensor]:
+        """Keys and values of the text: of rows that say the same as before, what was made of them then."""
+        if call is None or call.memo is None:
+            return self._keys_and_values(attn, keys, values, cross=True)
+        kept = call.memo.get(self.layer.name)
+        if kept is None:
+            kept = call.memo[self.layer.name] = self._keys_and_values(attn, keys, values, cross=True)
+            return kept
+        if not call.changing:
+            return kept
+        rows = len(call.rows)
+        own = [rows_at(y.unflatten(0, (rows, -1)), call.changing).flatten(0, 1) for y in (keys, values)]
+        changed = self._keys_and_values(attn, own[0], own[1], cross=True)
+        k, v = (_replaced(a, b, rows, call.changing) for a, b in zip(kept, changed, strict=True))
+        return k, v
+
     def _ruled(self, q: Tensor, k: Tensor, v: Tensor, kind: Kind, call: Call, latent: tuple[int, int]) -> Tensor | None:
         """The rules' answer [row case, token, head, dim], or None where no rule reaches this layer."""
         rows, (h, w) = len(call.rows), latent
@@ -123,6 +133,14 @@ class RuledAttention:
             return call.hooks.attend(take(q), take(k), take(v), sites[side]).transpose(2, 3)
 
         return call.by_side(rule).flatten(0, 1)
+
+
+def _replaced(heads: Tensor, own: Tensor, rows: int, changing: tuple[int, ...]) -> Tensor:
+    """Heads [row case, ...] of all rows, with some rows' own in their places."""
+    each, new = list(heads.unflatten(0, (rows, -1))), own.unflatten(0, (len(changing), -1))
+    for i, row in enumerate(changing):
+        each[row] = new[i]
+    return torch.cat(each)
 
 
 def _part(name: str) -> Literal["down", "mid", "up"]:
