@@ -20,7 +20,7 @@ from reinvert.backbones.memory import Trial, at_once, free_cached, largest
 from reinvert.editors.base import Case, Editor, bind_all, cells
 from reinvert.editors.local_blend import LocalBlend
 from reinvert.editors.p2p import P2P
-from reinvert.errors import ReinvertError, out_of_memory
+from reinvert.errors import ReinvertError, out_of_memory, warn
 from reinvert.files import check_value, shown
 from reinvert.files.door import Says, Seed, whole_text
 from reinvert.hooks import Hooks
@@ -177,6 +177,7 @@ class Request:
             masks = fitted_masks(mask, fits, max_pixels)
         warn_of_prompts(model.name, model.words, prompts)
         methods = editors if trajectory is not None else (method, *editors)
+        _warn_of_precision(model, methods)
         size = batch_size or _at_once(model, latents, 1 + len(targets), methods)
         return cls(
             model, given, sources, targets, method, editors, steps, guidance, seed, size, single, masks, own, watch,
@@ -312,6 +313,15 @@ def _check_methods(inversion: Any, editor: Any) -> None:
     ):
         if not given or not all(isinstance(item, str | kind) for item in given):
             raise ReinvertError(f"{name} is {shown(repr(value))}; it takes the name of {of}, or {of} itself")
+
+
+def _warn_of_precision(model: Backbone, methods: Sequence[Any]) -> None:
+    learning = [method.name for method in methods if method.takes_gradients]
+    if learning and model.dtype == torch.float16:
+        warn(
+            f"{learning[0]} takes gradients through the network, which vanish in float16; load the model with "
+            "dtype='float32' (--dtype float32)"
+        )
 
 
 def _at_once(model: Backbone, latents: Tensor, branches: int, methods: Sequence[Any]) -> int:

@@ -54,6 +54,7 @@ def load(
     weights: Weights = "auto",
     tile_vae: bool = False,
     compile: str = "off",
+    gradients: bool = False,
     busy: Busy = "wait",
 ) -> Backbone:
     """Load a model.
@@ -94,6 +95,7 @@ def load(
             weights=weights,
             tile_vae=tile_vae,
             compile=compile,
+            gradients=gradients,
         )
         check_inputs(model, str(name))
     else:
@@ -136,6 +138,7 @@ def open_model(
     weights: Weights = "auto",
     tile_vae: bool = False,
     compile: str = "off",
+    gradients: bool = False,
 ) -> Backbone:
     """`load` without asking whether the network takes latents alone: trained editors have networks that take more."""
     loras = loras_of(lora)
@@ -148,13 +151,13 @@ def open_model(
     with _quiet():
         if place.is_file():
             words = None if tokenizer is None else Path(tokenizer)
-            opened = _read_file(place, lambda family: pick_dtype(dtype, where, family.half), words)
+            opened = _read_file(place, lambda family: pick_dtype(dtype, where, family.half, gradients), words)
         elif tokenizer is not None:
             raise ReinvertError(f"{shown} has a tokenizer of its own; --tokenizer is for checkpoints in one file")
         else:
-            opened = _read_folder(place, shown, lambda family: pick_dtype(dtype, where, family.half))
+            opened = _read_folder(place, shown, lambda family: pick_dtype(dtype, where, family.half, gradients))
         parts, family, options = opened.parts, opened.family, opened.options
-        kind = pick_dtype(dtype, where, family.half)
+        kind = pick_dtype(dtype, where, family.half, gradients)
         additions: dict[str, Any] = {}
         if vae is not None:
             parts["vae"] = _other_vae(Path(vae), parts["vae"], shown, kind)
@@ -348,10 +351,17 @@ def pick_device(device: str | torch.device) -> torch.device:
     return picked
 
 
-def pick_dtype(dtype: str | torch.dtype, device: torch.device, half: torch.dtype = torch.float16) -> torch.dtype:
-    """The network's dtype; "auto" is the family's usual `half` on CUDA and float32 elsewhere."""
+def pick_dtype(
+    dtype: str | torch.dtype, device: torch.device, half: torch.dtype = torch.float16, gradients: bool = False
+) -> torch.dtype:
+    """The network's dtype; "auto" is the family's usual `half` on CUDA and float32 elsewhere.
+
+    For `gradients` through the network it is float32 where `half` is float16: gradients below 6e-8 are zero there, and
+    above 65504 infinite. The published programs learn in float32. bfloat16 has float32's range and stays.
+    """
     if dtype == "auto":
-        return half if device.type == "cuda" else torch.float32
+        usual = torch.float32 if gradients and half == torch.float16 else half
+        return usual if device.type == "cuda" else torch.float32
     if not isinstance(dtype, torch.dtype):
         check_dtype(dtype)
         dtype = cast(torch.dtype, getattr(torch, DTYPES[dtype]))

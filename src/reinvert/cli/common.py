@@ -246,8 +246,8 @@ def model_name(args: argparse.Namespace, given: Given | None = None) -> str:
     return made
 
 
-def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone:
-    """Load the chosen model, and say so if the picture is not one for it."""
+def load_model(args: argparse.Namespace, given: Given | None = None, methods: Sequence[Any] = ()) -> Backbone:
+    """Load the chosen model, in a precision in which the methods work."""
     from reinvert.backbones import load
 
     name = model_name(args, given)
@@ -263,6 +263,7 @@ def load_model(args: argparse.Namespace, given: Given | None = None) -> Backbone
             weights=args.weights,
             tile_vae=args.tile_vae,
             compile=args.compile,
+            gradients=any(method.takes_gradients for method in methods),
         )
     return model
 

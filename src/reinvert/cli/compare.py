@@ -84,7 +84,9 @@ def run(job: Job, chosen: Chosen, output: Path) -> None:
         check_words(
             lambda: load_tokenizer(name, tokenizer=args.tokenizer), job.given.source, job.targets, column.editors
         )
-    model = load_model(args, job.given)
+    given = job.given.trajectory is not None
+    used = [m for column in compared for m in (*([] if given else [column.inversion]), *column.editors)]
+    model = load_model(args, job.given, used)
     results: list[verbs.Result] = []
     trajectories: dict[str, Trajectory] = {}
     inverted: list[dict[str, Any]] = []

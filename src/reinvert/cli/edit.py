@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,13 +114,13 @@ class Loaded:
     """The model, loaded when the first edit needs it and kept for the others."""
 
     def __init__(self) -> None:
-        self._models: dict[str, Backbone] = {}
+        self._models: dict[tuple[str, bool], Backbone] = {}
 
-    def __call__(self, args: argparse.Namespace, given: Given) -> Backbone:
-        name = model_name(args, given)
-        if name not in self._models:
-            self._models[name] = load_model(args, given)
-        return self._models[name]
+    def __call__(self, args: argparse.Namespace, given: Given, methods: Sequence[Any]) -> Backbone:
+        key = (model_name(args, given), any(method.takes_gradients for method in methods))
+        if key not in self._models:
+            self._models[key] = load_model(args, given, methods)
+        return self._models[key]
 
 
 def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | None = None) -> list[Path]:
@@ -155,7 +155,7 @@ def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | N
         explain.run(name, job.given, job.targets, editors, args.steps, args.any_words, args.tokenizer)
         return []
     job = job.with_region()
-    model = load(args, job.given)
+    model = load(args, job.given, editors if job.given.trajectory is not None else (inversion, *editors))
     with progress_bar(args.quiet) as watch:
         result = job.edit(model, job.given.image, inversion, editors, watch)
     about = job.about(result, model)

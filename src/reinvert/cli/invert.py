@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from reinvert import verbs
 
     inversion = chosen.make("inversions", inverts)
-    model = load_model(args, given)
+    model = load_model(args, given, [inversion])
     started, before = time.perf_counter(), model.tally.copy()
     with progress_bar(args.quiet) as watch:
         trajectory = verbs.invert(

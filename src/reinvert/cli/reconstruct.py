@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from reinvert import verbs
 
     inversion = chosen.make("inversions", inverts)
-    model = load_model(args, given)
+    model = load_model(args, given, [inversion] if given.trajectory is None else [])
     fresh = given.trajectory is None
     with progress_bar(args.quiet) as watch:
         result: verbs.Result = verbs.reconstruct(
