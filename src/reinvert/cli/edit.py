@@ -116,11 +116,12 @@ class Loaded:
     def __init__(self) -> None:
         self._models: dict[tuple[str, bool], Backbone] = {}
 
-    def __call__(self, args: argparse.Namespace, given: Given, methods: Sequence[Any]) -> Backbone:
-        key = (model_name(args, given), any(method.takes_gradients for method in methods))
-        if key not in self._models:
-            self._models[key] = load_model(args, given, methods)
-        return self._models[key]
+    def __call__(self, args: argparse.Namespace, given: Given, methods: Sequence[Any] = ()) -> Backbone:
+        name, gradients = model_name(args, given), any(method.takes_gradients for method in methods)
+        if (name, gradients) not in self._models:
+            self._models.pop((name, not gradients), None)  # in another precision: room for this one
+            self._models[name, gradients] = load_model(args, given, methods)
+        return self._models[name, gradients]
 
 
 def edit_one(args: argparse.Namespace, load: Loaded, more: Mapping[str, Any] | None = None) -> list[Path]:
