@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import parity_flow
 import pytest
 import torch
 from conftest import SOURCE, TARGET, gap, relative_l2, watch_walk
+from PIL import Image
 
+import reinvert
 from reinvert.backbones.loading import families
 from reinvert.editors.flowedit import FlowEdit
 from reinvert.editors.kv_edit import KVEdit, KVHooks
@@ -333,12 +336,32 @@ def test_kv_edit_without_an_inversion(name: str) -> None:
     assert gap(everywhere, plain) < 1e-10
 
 
+def test_a_saved_inversion_for_one_region_is_edited_as_the_picture_is(tmp_path: Path) -> None:
+    model, _ = tiny("flux")
+    side = model.image_size
+    picture, mask = Image.effect_noise((side, side), 80).convert("RGB"), Image.new("L", (side, side))
+    mask.paste(255, (8, 8, 24, 24))
+    options = {"mask": mask, "steps": 4, "guidance": 2.0}
+    at_once = reinvert.edit(
+        model, picture, source=SOURCE, target=TARGET, editor=KVEdit(), inversion=KVInv(separate=True), **options
+    )
+    path = reinvert.invert(model, picture, SOURCE, inversion=KVInv(separate=True), **options)
+    path.save(tmp_path / "a.trajectory.safetensors")
+    saved = reinvert.Trajectory.load(tmp_path / "a.trajectory.safetensors")
+    again = reinvert.edit(model, saved, target=TARGET, editor=KVEdit(), mask=mask, guidance=2.0)
+    assert gap(again.latents, at_once.latents) < 1e-6
+    plain = reinvert.invert(model, picture, SOURCE, inversion=KVInv(), steps=4, guidance=2.0)
+    assert gap(plain.start, path.start) > 1e-6
+    with pytest.raises(ReinvertError, match="kv_inv has no use for a mask"):
+        reinvert.invert(model, picture, SOURCE, inversion=KVInv(), **options)
+
+
 def test_an_inversion_for_one_region_needs_it() -> None:
     model, x0 = tiny("flux")
     mask = torch.zeros(2, 1, *x0.shape[-2:])
     mask[..., 4:9, 4:9] = 1
     source = Source(model, x0, (SOURCE, SOURCE), 4, mask=mask)
-    with pytest.raises(ReinvertError, match="with its mask"):
+    with pytest.raises(ReinvertError, match="give its mask"):
         KVInv(separate=True).invert(replace(source, mask=None))
     path = KVInv(separate=True).invert(source)
     together = KVInv().invert(source)

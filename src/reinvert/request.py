@@ -161,6 +161,8 @@ class Request:
             check_pair(method, editors, masked=mask is not None, guidance=guidance, model=model)
         elif trajectory is None and (reason := method.lacks(model)) is not None:
             raise ReinvertError(reason)
+        elif mask is not None and not method.takes_mask:
+            raise ReinvertError(f"inversion {method.name} has no use for a mask here; give it to the edit")
 
         if trajectory is None:
             model.times(steps, model.latent_shape[1:])  # refuses a number that is none

@@ -45,6 +45,7 @@ def invert(
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
+    mask: Picturelike | Sequence[Picturelike] | None = None,
     fit: FitMode = "crop",
     max_pixels: int = MAX_PIXELS,
     batch_size: int | None = None,
@@ -57,7 +58,8 @@ def invert(
 
     `inversion` is a registered name or an instance, by default the model's usual one; further keyword arguments are
     fields of the named method.
-    `guidance` is the scale of the edit to come (null-text inversion is fitted to it). `any_words` lets words through
+    `guidance` is the scale of the edit to come (null-text inversion is fitted to it), `mask` (white = edit) its region,
+    for methods that invert for one (kv_inv with `separate`). `any_words` lets words through
     that a model of a small world was trained without, `force` pictures that are none of that world.
     `batch_size` pictures of a list are inverted together, by default as many as fit the memory (see `edit`). `watch` is
     called with each `Progress`.
@@ -71,6 +73,7 @@ def invert(
         steps=steps,
         guidance=guidance,
         seed=seed,
+        mask=mask,
         fit=fit,
         max_pixels=max_pixels,
         batch_size=batch_size,

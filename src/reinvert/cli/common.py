@@ -17,7 +17,7 @@ from reinvert.cli.terminal import say
 from reinvert.errors import ReinvertError
 from reinvert.files import shown
 from reinvert.files.trajectory import SUFFIX
-from reinvert.image import MAX_PIXELS, FitMode, open_image, to_image
+from reinvert.image import MAX_PIXELS, FitMode, open_image, open_mask, to_image
 from reinvert.models import BUNDLED, Usual, check_device, check_dtype, check_name, check_steps, loras_of, usual_of
 from reinvert.outputs import file_record, read_sidecar
 from reinvert.values import number, positive, seed, steps, text
@@ -225,6 +225,19 @@ def _captioned(args: argparse.Namespace, picture: Image.Image, path: Path) -> tu
 def _captioner(where: str, device: str) -> captions.Captioner:
     """Loaded once for many pictures."""
     return captions.load_captioner(where, device=device)
+
+
+def open_mask_of(args: argparse.Namespace, given: Given) -> Image.Image | None:
+    """What `--mask` names; refused where it does not fit the picture."""
+    if args.mask is None:
+        return None
+    mask, picture = open_mask(args.mask, max_pixels=args.max_pixels), given.picture
+    if picture is not None and mask.size != picture.size:
+        raise ReinvertError(
+            f"the mask is {mask.width}x{mask.height} but the picture is {picture.width}x{picture.height}; "
+            "make them one size"
+        )
+    return mask
 
 
 def _drawn_caption(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 from reinvert.cli.common import (
     add_inversion,
@@ -12,6 +13,7 @@ from reinvert.cli.common import (
     check_model_options,
     load_model,
     open_given,
+    open_mask_of,
     output_path,
     tell,
     usual_inversion_of,
@@ -21,7 +23,15 @@ from reinvert.cli.progress import progress_bar
 from reinvert.errors import ReinvertError
 from reinvert.files.trajectory import SUFFIX
 from reinvert.image import write_together
-from reinvert.outputs import check_outputs, device_name, memory_record, provenance, sidecar_of, sidecar_writer
+from reinvert.outputs import (
+    check_outputs,
+    device_name,
+    file_record,
+    memory_record,
+    provenance,
+    sidecar_of,
+    sidecar_writer,
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="a picture")
     add_run_options(parser)
     add_inversion(parser)
+    parser.add_argument(
+        "--mask", metavar="FILE", help="the region that is to be edited, white, for an inversion that asks for it"
+    )
     parser.add_argument("--half", action="store_true", help="half the size on disk, in float16")
     parser.add_argument("-o", "--output", metavar="FILE", help=f"[IMAGE{SUFFIX} here]")
     add_model_options(parser)
@@ -43,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     given = open_given(args)
     output = output_path(args, given.stem + SUFFIX)
     # The suffix is how `reinvert edit` tells a trajectory from a picture.
-    check_outputs([output], [given.path], (".safetensors",))
+    check_outputs([output], [given.path, None if args.mask is None else Path(args.mask)], (".safetensors",))
+    mask = open_mask_of(args, given)
     chosen = Chosen(args)
     inverts = args.inversion or usual_inversion_of(args, given)
     chosen.values("inversions", inverts)
@@ -59,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             given.image,
             given.source,
             inversion=inversion,
+            mask=mask,
             **given.options(args, model),
             watch=watch,
         )
@@ -77,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     }
     about = {
         "input": given.record(),
+        "mask": None if args.mask is None else file_record(Path(args.mask)),
         "settings": settings,
         "device": device_name(model.device),
         **memory_record(model.device),

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from reinvert import regions, registry
-from reinvert.cli.common import AUTO, Given, model_name, open_given
+from reinvert.cli.common import AUTO, Given, model_name, open_given, open_mask_of
 from reinvert.cli.progress import waiting
 from reinvert.cli.recipe import settle, settle_preset
 from reinvert.differences import pasted
 from reinvert.errors import ReinvertError
-from reinvert.image import open_mask
 from reinvert.legal import usual_inversion
 from reinvert.models import Usual, usual_of
 from reinvert.outputs import device_name, file_record, memory_record, provenance
@@ -160,12 +159,7 @@ def open_job(args: argparse.Namespace, load: Callable[[argparse.Namespace, Given
     if not args.target:
         raise ReinvertError('say what the picture is to show: --target "a dog sitting on a bench"')
     given = open_given(args)
-    mask = None if args.mask is None else open_mask(args.mask, max_pixels=args.max_pixels)
-    if mask is not None and given.picture is not None and mask.size != given.picture.size:
-        raise ReinvertError(
-            f"the mask is {mask.width}x{mask.height} but the picture is {given.picture.width}x{given.picture.height}; "
-            "make them one size"
-        )
+    mask = open_mask_of(args, given)
     if args.region is not None and given.picture is None:
         raise ReinvertError(
             "--region is looked for in the picture itself, which a trajectory does not hold; give --mask"

@@ -131,6 +131,11 @@ class Inversion:
         return 1 if self.encode == "sample" else 0
 
     @property
+    def takes_mask(self) -> bool:
+        """Whether it inverts for one region, whose mask it is then given."""
+        return False
+
+    @property
     def fits_guidance(self) -> bool:
         """Whether something is fitted to the guidance of the edit to come, so that no other scale can be used."""
         return False

@@ -5,8 +5,8 @@
 KV-Edit: Training-Free Image Editing for Precise Background Preservation, 2025, arXiv 2502.17363. Its editor is
 `kv_edit`; for others it is Euler's inversion with the network asked where the latent stands, at a depth. What is kept
 is large: two times the size of the picture's tokens for every layer and step. Differs from the authors' code: the
-source is held on its path. `separate` is their `attn_mask`: it needs the mask on the way up, so that its inversion
-serves one region only.
+source is held on its path. `separate` is their `attn_mask`: it needs the mask on the way up (`reinvert invert --mask`),
+so that its inversion serves one region only.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class KVInv(Inversion):
         hooks: Hooks = recorder
         if self.separate:
             if source.mask is None:
-                raise ReinvertError("separate inverts for one region: edit the picture itself, with its mask (--mask)")
+                raise ReinvertError("separate inverts for one region: give its mask (--mask)")
             hooks = Chain(
                 [
                     Separated(tokens_inside(source.mask.to(source.x0.device) > 0, source.model.patch).flatten(1)),
@@ -63,6 +63,10 @@ class KVInv(Inversion):
             )
         path = yield from climb(source, self.inversion_guidance, explicit, times, who="KV inversion", hooks=hooks)
         return self._trajectory(source, path, pulled=held(1.0), times=times, kept=recorder.kept)
+
+    @property
+    def takes_mask(self) -> bool:
+        return self.separate
 
     @property
     def keeps(self) -> Mapping[str, Kept]:
