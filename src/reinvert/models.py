@@ -12,7 +12,10 @@ from reinvert.errors import ReinvertError, meant
 from reinvert.files import read_json, shown
 from reinvert.files.model import read_notes
 
-BUNDLED: Final = {"picturebook": Path(__file__).parent / "picturebook" / "model"}
+BUNDLED: Final = {
+    "picturebook": Path(__file__).parent / "picturebook" / "model",
+    "picturebook-flow": Path(__file__).parent / "picturebook" / "model-flow",
+}
 DTYPES: Final = {
     "float64": "float64",
     "fp64": "float64",

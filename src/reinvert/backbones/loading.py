@@ -59,10 +59,10 @@ def load(
 ) -> Backbone:
     """Load a model.
 
-    `name` is a bundled name ("picturebook"), a folder in diffusers format, a checkpoint of Stable Diffusion 1.x, 2.x
-    or XL in one safetensors file, or a Hub id such as "org/model" (then `revision` may name a branch, tag or commit);
-    or a pipeline of diffusers that is already loaded: its weights are
-    shared, its LoRA, textual inversions, device and dtype kept, and its attention processors given back after every
+    `name` is a bundled name ("picturebook", "picturebook-flow"), a folder in diffusers format, a checkpoint of Stable
+    Diffusion 1.x, 2.x or XL in one safetensors file, or a Hub id such as "org/model" (then `revision` may name a
+    branch, tag or commit); or a pipeline of diffusers that is already loaded: its weights are shared, its LoRA, textual
+    inversions, device and dtype kept, and its attention processors given back after every
     edit. `device` "auto" takes CUDA, then MPS, then the CPU; `dtype` "auto" is float16 on CUDA (bfloat16 for flow
     transformers) and float32 elsewhere, but for large networks on a CPU with units for bfloat16.
 
@@ -376,8 +376,7 @@ def _place(name: str, revision: str | None, folders: Sequence[str] | None = None
     if name in BUNDLED:
         if not BUNDLED[name].exists():
             raise ReinvertError(
-                f"the bundled model {name} is not in this installation; reinstall reinvert, or train it with "
-                "python -m reinvert.picturebook.train"
+                f"the bundled model {name} is not in this installation; reinstall reinvert, or see docs/training.md"
             )
         return BUNDLED[name]
     check_name(name)

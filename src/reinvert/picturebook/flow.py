@@ -221,6 +221,7 @@ def train(recipe: Recipe, out: Path, budget: float, device: torch.device, base: 
     tokens, empty = caption_tokens(recipe, scenes, tokenizer)
     transformer, encoders = train_flow(recipe, latents, tokens, empty, tokenizer, out, budget, device)
     export(out / "model", vae, encoders, transformer, tokenizer)
+    write_notes(out / "model", steps=STEPS)  # the VAE is trained to its end: what it loses of a drawing is known
     LOG.info(f"wrote {out / 'model'}")
 
 
