@@ -217,7 +217,7 @@ def train(recipe: Recipe, out: Path, budget: float, device: torch.device, base: 
     tokenizer: Untyped = CLIPTokenizer.from_pretrained(base / "tokenizer")
     scenes = training_scenes(recipe.scenes, recipe.seed, wide=recipe.wide)
     encode_share(vae, render_all(scenes, recipe.size, out / "pictures.npy"), out, device)
-    latents = read_latents(vae, out)
+    latents = read_latents(vae, out, scale=vae.config.scaling_factor)
     tokens, empty = caption_tokens(recipe, scenes, tokenizer)
     transformer, encoders = train_flow(recipe, latents, tokens, empty, tokenizer, out, budget, device)
     export(out / "model", vae, encoders, transformer, tokenizer)

@@ -446,14 +446,15 @@ def encode_share(
     save_file(parts, path)
 
 
-def read_latents(vae: Untyped, out: Path, count: int = 1) -> Tensor:
-    """Posterior means of all pictures [n, channel, h, w] float32, scaled to unit variance; sets `scaling_factor`."""
+def read_latents(vae: Untyped, out: Path, count: int = 1, scale: float | None = None) -> Tensor:
+    """Posterior means of all pictures [n, channel, h, w] float32, scaled to unit variance, or by `scale`; sets
+    `scaling_factor`."""
     parts: dict[int, Tensor] = {}
     for rank in range(count):
         with safe_open(out / f"latents-{rank}-of-{count}.safetensors", "pt") as file:
             parts |= {int(name): file.get_tensor(name) for name in file.keys()}
     latents = torch.cat([parts[start] for start in sorted(parts)])
-    scale = round(1 / float(latents.std()), 5)
+    scale = scale or round(1 / float(latents.std()), 5)
     # Flow pipelines also add a shift, and fail where there is none.
     vae.register_to_config(scaling_factor=scale, shift_factor=0.0)
     return latents * scale
