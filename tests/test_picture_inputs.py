@@ -277,7 +277,7 @@ wrong = [
     dict(source=[None]), dict(target=5), dict(target=[5]), dict(target=None), dict(target=b"a dog"),
     dict(target="a \udc80 dog"), dict(blend=5), dict(blend="cat"), dict(blend=("cat", "dog", "x")), dict(blend=()),
     dict(blend=(1, 2)), dict(boost=5), dict(boost={"dog": "2"}), dict(boost={5: 2.0}), dict(inversion=5),
-    dict(inversion=reinvert.edit), dict(editor=5), dict(editor=None), dict(editor=[5]), dict(editor=[]), dict(fit=5),
+    dict(inversion=reinvert.edit), dict(editor=5), dict(editor=[5]), dict(editor=[]), dict(fit=5),
     dict(max_pixels="5"), dict(max_pixels=0), dict(batch_size=0), dict(batch_size="2"),
     dict(watch=5), dict(model=None), dict(model="picturebook"),
     dict(image=path, source=5), dict(image=path, source=None, mask=5),

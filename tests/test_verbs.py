@@ -183,7 +183,7 @@ WRONG = [
     ({"kind": "replace", "target": "a big dog"}, "equally many words"),
     ({"cross": 1.5}, "share of the run"),
     ({"target": []}, "give a target prompt"),
-    ({"editor": None}, "editor is None; name one, or call reinvert.reconstruct"),
+    ({"target": (), "editor": None}, "give a target prompt"),
     ({"source": None}, "say what the picture shows"),
     ({"source": [SOURCE, SOURCE]}, "1 pictures need 1 source prompts, not 2"),
     ({"inversion": Direct(), "strength": 0.4}, "set strength on the inversion itself"),

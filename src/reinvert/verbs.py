@@ -13,7 +13,6 @@ from PIL import Image
 
 from reinvert.backbones.base import Backbone, Tally
 from reinvert.backbones.lock import exclusive
-from reinvert.errors import ReinvertError
 from reinvert.image import MAX_PIXELS, FitMode, Picturelike
 from reinvert.inversions.base import Inversion
 from reinvert.prepared import Prepared, prepare
@@ -134,7 +133,6 @@ def edit(
 
     Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
     """
-    _check_editor(editor)
     meter = _Meter(model)
     request = Request.of(
         model,
@@ -203,12 +201,6 @@ def reconstruct(
         watch=watch,
     )
     return meter.measured(request)
-
-
-def _check_editor(editor: Any) -> None:
-    """`Request.of` without an editor renders the source again, which is not what `edit` was called for."""
-    if editor is None:
-        raise ReinvertError("editor is None; name one, or call reinvert.reconstruct, which renders the source again")
 
 
 class _Meter:
