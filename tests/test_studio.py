@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import struct
@@ -200,6 +201,7 @@ def test_stop_stops_within_a_step(session: Session):
 
 def test_progress_has_the_time_left_and_a_growing_preview(session: Session, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("reinvert.ui.session.BETWEEN", 0.0)
+    monkeypatch.setattr("reinvert.ui.session.COST", 1e9)
     seen = [u for u in session.edit(Request(CAT, DOG, steps=8)) if isinstance(u, Working)]
     assert {u.stage for u in seen} >= {"inverting", "editing"}
     assert any(u.left is not None for u in seen)
@@ -335,7 +337,20 @@ def test_a_control_takes_what_the_flag_takes(session: Session):
     session.set(cross, 0.7)
     session.set(boost, "")
     assert session.settings == {"p2p": {"cross": 0.7}}
-    for field, wrong in ((boost, "dog"), (cross, "1.5"), (cross, "x")):
+    inner = next(f for f in fields_of("inversions", "null_text") if f.argument.type is int)
+    for given in (3, 3.0, "3"):  # as the page's and ComfyUI's controls give it
+        assert inner.read(given) == 3
+    negative = next(f for f in fields_of("editors", "pnp") if f.name == "negative")
+    assert negative.read("") == ""  # a text may be emptied, as on the command line
+    assert inner.read("") == inner.read(None) == inner.default
+    for field, wrong in (
+        (boost, "dog"),
+        (boost, "'dog=2"),
+        (cross, "1.5"),
+        (cross, "x"),
+        (inner, 2.5),
+        (inner, math.inf),
+    ):
         with pytest.raises(ReinvertError, match=field.name):
             session.set(field, wrong)
     encoder = next(f for f in fields_of("inversions", "style_diffusion") if f.name == "encoder")

@@ -5,7 +5,6 @@ All of it is made from reinvert's registry, so a new method, also one of another
 
 from __future__ import annotations
 
-import shlex
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from functools import cache
@@ -13,7 +12,7 @@ from typing import Any
 
 from reinvert import ReinvertError, pairs, registry
 from reinvert.registry import Argument, Group
-from reinvert.values import Kind, kind_of, show
+from reinvert.values import entered, kind_of, show
 
 USUAL = "direct + p2p"
 """The pair that stands first among the named ones."""
@@ -116,18 +115,7 @@ def widget(argument: Argument) -> tuple[Any, Mapping[str, Any]]:
 
 def value_of(argument: Argument, given: Any, method: str) -> Any:
     """A field's value of what its widget gives."""
-    kind = kind_of(argument.type)
-    if kind.toggle or not isinstance(given, str):
-        return given
-    if not given.strip():
-        return argument.default if argument.type is not str else given
     try:
-        return _typed(kind, given, argument.default)
-    except (ArgumentTypeError, ValueError) as error:
+        return entered(argument.type, given, argument.default)
+    except ArgumentTypeError as error:
         raise ReinvertError(f"{argument.name} of {method} {error}") from error
-
-
-def _typed(kind: Kind, given: str, default: Any) -> Any:
-    if kind.gather is None:
-        return kind.read(given)
-    return kind.gather([kind.read(part) for part in shlex.split(given)], default)

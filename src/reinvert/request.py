@@ -119,7 +119,7 @@ class Request:
     ) -> Request:
         """The arguments of `reinvert.edit`, checked; with neither `target` nor `editor` those of `invert` and
         `reconstruct`. Methods that are not named are the model's usual ones."""
-        _check_model(model)
+        check_model(model)
         if editor is None and target is not None:
             editor = model.usual.editor
         _check_types(source=source, target=target, blend=blend, boost=boost)
@@ -295,7 +295,8 @@ def _numbered(watch: Watch | None, number: int, batches: int) -> Watch | None:
     return lambda step: watch(replace(step, stage=f"{step.stage}, batch {number + 1} of {batches}"))
 
 
-def _check_model(model: Any) -> None:
+def check_model(model: Any) -> None:
+    """Raise `ReinvertError` for what is no model."""
     if not hasattr(model, "tally"):
         raise ReinvertError("the first argument is the model itself: model = reinvert.load('picturebook')")
 

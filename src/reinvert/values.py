@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import types
 import typing
 from argparse import ArgumentTypeError
@@ -189,6 +190,34 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ArgumentTypeError(f"takes JSON, not '{shown(text)}'") from error
+
+
+# --- pages: what a control gives ----------------------------------------------------------------------------------
+
+
+def entered(annotation: Any, given: Any, default: Any) -> Any:
+    """The value of a field of what a control of a page gives: a switch or a number as it is, a text as it is typed on
+    the command line (several values with spaces between them). Where nothing was entered it is the default; only
+    a field of text may be emptied. Raises `ArgumentTypeError`."""
+    kind = kind_of(annotation)
+    if kind.toggle:
+        return bool(given)
+    if annotation is int and isinstance(given, float):
+        if not given.is_integer():
+            raise ArgumentTypeError(f"takes a whole number, not {given:g}")
+        return int(given)
+    if isinstance(given, int | float):
+        return given
+    text = "" if given is None else str(given).strip()
+    if not text:
+        return default if given is None or annotation is not str else ""
+    if kind.gather is None:
+        return kind.read(text)
+    try:
+        parts = shlex.split(text)
+    except ValueError as error:  # a quotation mark without its other half
+        raise ArgumentTypeError(f"has {str(error).lower()} in '{shown(text)}'") from error
+    return kind.gather([kind.read(part) for part in parts], default)
 
 
 # --- showing ---------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@ it out."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any, overload
 
 from PIL import Image
 
-from reinvert.backbones.base import Backbone, Tally
+from reinvert.backbones.base import Backbone
 from reinvert.backbones.lock import exclusive
+from reinvert.backbones.meter import Meter
+from reinvert.errors import ReinvertError
 from reinvert.image import MAX_PIXELS, FitMode, Picturelike
 from reinvert.inversions.base import Inversion
 from reinvert.prepared import Prepared, prepare
@@ -21,6 +22,7 @@ from reinvert.request import (
     Request,
     Watch,
     blended,
+    check_model,
     editor_names,
     prepared_edit,
     usual,
@@ -133,7 +135,8 @@ def edit(
 
     Raises `ReinvertError` (one sentence) for bad input before anything is computed, and `NonFiniteError`.
     """
-    meter = _Meter(model)
+    check_model(model)
+    meter = Meter(model.tally)
     request = Request.of(
         model,
         image,
@@ -155,7 +158,7 @@ def edit(
         force=force,
         watch=watch,
     )
-    return meter.measured(request)
+    return _measured(request, meter)
 
 
 @overload
@@ -183,7 +186,8 @@ def reconstruct(
     **arguments: Any,
 ) -> Any:
     """Invert and render the source again, with no edit; a `Result` (or a list) whose `image` is the reconstruction."""
-    meter = _Meter(model)
+    check_model(model)
+    meter = Meter(model.tally)
     request = Request.of(
         model,
         image,
@@ -200,23 +204,21 @@ def reconstruct(
         force=force,
         watch=watch,
     )
-    return meter.measured(request)
+    return _measured(request, meter)
 
 
-class _Meter:
-    """What a call takes, from where it begins."""
+def _check_editor(editor: Any) -> None:
+    """`Request.of` without an editor renders the source again, which is not what `edit` was called for."""
+    if editor is None:
+        raise ReinvertError("editor is None; name one, or call reinvert.reconstruct, which renders the source again")
 
-    def __init__(self, model: Backbone) -> None:
-        self._started = time.perf_counter()
-        self._tally: Tally | None = model.tally.copy() if hasattr(model, "tally") else None
 
-    def measured(self, request: Request) -> Any:
-        """The results with what they took: one for one picture, else a list."""
-        results = request.results()
-        assert self._tally is not None  # a request has a model
-        spent, seconds = request.model.tally.since(self._tally), round(time.perf_counter() - self._started, 3)
-        results = [replace(r, forwards=spent.forwards, backwards=spent.backwards, seconds=seconds) for r in results]
-        return results[0] if request.single else results
+def _measured(request: Request, meter: Meter) -> Any:
+    """The results with what they took: one for one picture, else a list."""
+    results = request.results()
+    spent = vars(meter.spent())
+    results = [replace(result, **spent) for result in results]
+    return results[0] if request.single else results
 
 
 __all__ = [

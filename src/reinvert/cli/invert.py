@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 from reinvert.cli.common import (
@@ -63,10 +62,11 @@ def run(args: argparse.Namespace) -> int:
     chosen.values("inversions", inverts)
     chosen.check()
     from reinvert import verbs
+    from reinvert.backbones.meter import Meter
 
     inversion = chosen.make("inversions", inverts)
     model = load_model(args, given, [inversion])
-    started, before = time.perf_counter(), model.tally.copy()
+    meter = Meter(model.tally)
     with progress_bar(args.quiet) as watch:
         trajectory = verbs.invert(
             model,
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             **given.options(args, model),
             watch=watch,
         )
-    seconds, spent = time.perf_counter() - started, model.tally.since(before)
+    spent = meter.spent()
     settings = {
         "model": model.name,
         **model.additions,
@@ -96,9 +96,7 @@ def run(args: argparse.Namespace) -> int:
         "settings": settings,
         "device": device_name(model.device),
         **memory_record(model.device),
-        "seconds": round(seconds, 3),
-        "forwards": spent.forwards,
-        "backwards": spent.backwards,
+        **vars(spent),
         **provenance(args.command_line),
     }
     write_together({output: trajectory.writer(half=args.half), sidecar_of(output): sidecar_writer(output, about)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import typing
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from reinvert import registry
 from reinvert.errors import ReinvertError
 from reinvert.registry import Argument, Group, Method
-from reinvert.values import Kind, kind_of, show
+from reinvert.values import Kind, entered, kind_of, show
 
 Look = Literal["toggle", "choice", "whole", "number", "share", "text"]
 
@@ -73,34 +72,11 @@ class Field:
 
     def read(self, given: Any) -> Any:
         """The value of what was entered; raises `ReinvertError` for one that the field does not take."""
-        kind = self.kind
-        if given is None or (isinstance(given, str) and not given.strip() and self.look != "text"):
-            return self.default
         try:
-            value = self._read(kind, given)
-        except (ArgumentTypeError, ValueError) as error:
+            value = entered(self.argument.type, given, self.default)
+        except ArgumentTypeError as error:
             raise ReinvertError(f"{self.label} {error}") from error
         return registry.checked(self.group, self.method, {self.name: value})[self.name]
-
-    def _read(self, kind: Kind, given: Any) -> Any:
-        match self.look:
-            case "toggle":
-                return bool(given)
-            case "whole":
-                if float(given) != int(given):
-                    raise ArgumentTypeError(f"takes a whole number, not {given:g}")
-                return int(given)
-            case "number" | "share" if isinstance(given, int | float):
-                return given
-            case "choice":
-                return kind.read(str(given))
-            case _:
-                text = str(given).strip()
-                if not text:
-                    return self.default
-                if kind.gather is None:
-                    return kind.read(text)
-                return kind.gather([kind.read(part) for part in shlex.split(text)], self.default)
 
 
 def _is_share(annotation: Any) -> bool:

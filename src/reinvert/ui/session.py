@@ -26,6 +26,7 @@ from torch import Tensor
 
 from reinvert import legal, registry, verbs
 from reinvert.backbones import Backbone
+from reinvert.backbones.meter import Meter
 from reinvert.differences import edited_region, pasted
 from reinvert.editors.base import Editor
 from reinvert.editors.p2p import P2P
@@ -67,7 +68,9 @@ KEPT: Final = 8
 MOST: Final = 24
 """Edits of one comparison."""
 BETWEEN: Final = 0.4
-"""Seconds between two previews: each costs a decoding."""
+"""Seconds between two previews at least."""
+COST: Final = 0.05
+"""The share of the time that decoding previews may take: on a slow machine there are fewer of them."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,6 @@ class Edit:
     mask: Image.Image | None
     inverted: bool
     """Whether the picture was inverted for it; False where an inversion that was kept was rendered again."""
-    seconds: float
     notes: tuple[str, ...]
     """Warnings."""
     files: tuple[Path, ...]
@@ -172,7 +174,7 @@ class Edit:
         """One line: whether the picture was inverted, how long it took, what it cost."""
         how = "inverted and rendered" if self.inverted else "rendered from the kept inversion, without inverting again"
         result = self.result
-        return f"{how} in {self.seconds:.1f} s ({result.forwards} network evaluations)"
+        return f"{how} in {result.seconds:.1f} s ({result.forwards} network evaluations)"
 
 
 class Session:
@@ -322,7 +324,7 @@ class Session:
         if not self.shelf.is_held(request.model):
             tell(Working(f"loading {request.model}"))
         model: Backbone = self.shelf.get(request.model)
-        started, before = time.perf_counter(), model.tally.copy()
+        meter = Meter(model.tally)
         inversion, editors = self.methods(request, mask is not None)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
@@ -353,8 +355,7 @@ class Session:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             (result,) = replace(asked, given=trajectory).results()
-        spent, seconds = model.tally.since(before), round(time.perf_counter() - started, 3)
-        result = replace(result, forwards=spent.forwards, backwards=spent.backwards, seconds=seconds)
+        result = replace(result, **vars(meter.spent()))
         notes = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, ReinvertWarning)))
         edit = self._record(model, given, mask, request, result, trajectory, inverted, notes)
         self.history.append(edit)
@@ -457,8 +458,7 @@ class Session:
         }
         write_picture(picture, output, about)
         files = (output, sidecar_of(output), path, source, *([] if mask_path is None else [mask_path]))
-        seconds = result.seconds
-        return Edit(number, request, given, picture, result, trajectory, mask, inverted, seconds, notes, files, script)
+        return Edit(number, request, given, picture, result, trajectory, mask, inverted, notes, files, script)
 
     def _script(self, request: Request, picture: str, output: str, mask: str | None) -> Script:
         settings = {name: values for name, values in request.settings.items() if values}
@@ -531,15 +531,16 @@ def _watch(model: Backbone, tell: Tell) -> Watch:
     """Tells every step, with the time left, and now and then a preview."""
     clock = Clock()
     last: list[Tensor | None] = [None]
-    shown = [time.monotonic()]
+    due = [time.monotonic() + BETWEEN]
 
     def watch(progress: Progress) -> None:
         preview = None
         if progress.latents is not None and progress.moment is not None:
             now, before = time.monotonic(), last[0]
-            if before is not None and now - shown[0] >= BETWEEN and not progress.moment.last:
+            if before is not None and now >= due[0] and not progress.moment.last:
                 preview = to_image(model.decode(estimate(before[-1], progress.latents[-1], progress.moment).float())[0])
-                shown[0] = time.monotonic()
+                took = time.monotonic() - now
+                due[0] = now + took + max(BETWEEN, took / COST)
             last[0] = progress.latents
         tell(Working(progress.stage, progress.done, progress.total, clock.left(progress), preview))
 

@@ -26,6 +26,7 @@ from reinvert import registry, verbs
 from reinvert.backbones import Backbone, load
 from reinvert.backbones.base import Tally
 from reinvert.backbones.loading import pick_device
+from reinvert.backbones.meter import Meter
 from reinvert.bench.case import EditCase
 from reinvert.bench.records import Claims, Record, Records, running, write_image
 from reinvert.bench.run.plan import Cell, Plan, Row, Unit, code_version
@@ -349,13 +350,13 @@ class Maker:
         if on_cuda:
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
-        before, started = tally.copy(), time.perf_counter()
+        meter = Meter(tally)
         made = make()
         if on_cuda:
             torch.cuda.synchronize(self.device)
-        seconds, spent = time.perf_counter() - started, tally.since(before)
+        spent = vars(meter.spent())
         memory = torch.cuda.max_memory_allocated(self.device) if on_cuda else None
-        return made, Cost(seconds, spent.forwards, spent.backwards, memory)
+        return made, Cost(**spent, memory=memory)
 
     def _clear(self) -> None:
         gc.collect()
