@@ -61,6 +61,7 @@ class Page:
         yield {self.status: texts.status(Working("beginning")), self.go: gr.update(interactive=False)}
         # The last update is one: what follows another closely can take its place in a tab that is not in sight.
         over: Changes = {self.go: gr.update(interactive=True), self.preview: gr.update(visible=False, value=None)}
+        growing = False
         try:
             for update in updates:
                 match update:
@@ -72,7 +73,9 @@ class Page:
                         changes: Changes = {self.status: texts.status(update)}
                         if update.preview is not None:
                             shown = self.shown(request, update.preview)
-                            changes[self.preview] = gr.update(visible=True, value=shown)
+                            # an update of more than a value costs the server as much as several steps of a network
+                            changes[self.preview] = shown if growing else gr.update(visible=True, value=shown)
+                            growing = True
                         yield changes
         except Stopped:
             yield {**over, self.status: texts.note("Stopped. What was inverted before is kept.")}
@@ -243,7 +246,8 @@ class Page:
             case "number":
                 widget = gr.Number(value, step=0.05, **common)
             case "text":
-                placeholder = f"{field.kind.metavar} [{show(field.default)}]"
+                empty = "nothing" if field.argument.type is str else show(field.default)
+                placeholder = f"{field.kind.metavar} [{empty}]"
                 widget = gr.Textbox(value, placeholder=placeholder, **common)
 
         def changed(given: Any, request: gr.Request) -> Any:
