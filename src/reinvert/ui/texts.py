@@ -110,5 +110,7 @@ CSS = """
 #sides .grid-container {grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)) !important}
 .grid-wrap.fixed-height {min-height: 0 !important}
 #examples .caption-label {font-size: .7rem; padding: 0 .3em; max-width: 100%}
+.gradio-container :is(button, input, textarea, summary, a, [tabindex]):focus-visible {
+  outline: 3px solid var(--color-accent) !important; outline-offset: 2px}
 footer {display: none !important}
 """
