@@ -13,7 +13,6 @@ from PIL import Image
 from reinvert.backbones.base import Backbone
 from reinvert.backbones.lock import exclusive
 from reinvert.backbones.meter import Meter
-from reinvert.errors import ReinvertError
 from reinvert.image import MAX_PIXELS, FitMode, Picturelike
 from reinvert.inversions.base import Inversion
 from reinvert.prepared import Prepared, prepare
@@ -205,12 +204,6 @@ def reconstruct(
         watch=watch,
     )
     return _measured(request, meter)
-
-
-def _check_editor(editor: Any) -> None:
-    """`Request.of` without an editor renders the source again, which is not what `edit` was called for."""
-    if editor is None:
-        raise ReinvertError("editor is None; name one, or call reinvert.reconstruct, which renders the source again")
 
 
 def _measured(request: Request, meter: Meter) -> Any:
