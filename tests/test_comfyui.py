@@ -398,6 +398,20 @@ def test_a_batch_with_masks_is_edited_picture_by_picture(pack: ModuleType, execu
         pack.NODE_CLASS_MAPPINGS["ReinvertEdit"]().edit(**{**inputs, "mask": torch.zeros(1, 64, 64)})
 
 
+def test_a_region_is_the_mask_of_each_picture(pack: ModuleType, executor: Executor) -> None:
+    prompt = {
+        "image": node(pack, "ReinvertDraw", caption=SOURCE),
+        "region": node(pack, "ReinvertRegion", image=["image", 0], words="the red cat"),
+    }
+    (mask,) = executor.run(prompt)["region"]
+    assert mask.shape == (1, 64, 64)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert (mask[0].numpy() * 255 == np.asarray(reinvert.region(reinvert.draw(SOURCE), "the red cat"))).all()
+    with pytest.raises(ReinvertError, match=r"^nothing in this picture is called 'the boat'; it shows a red cat"):
+        pack.NODE_CLASS_MAPPINGS["ReinvertRegion"]().find(picture(), "the boat", "picturebook", 0.4)
+    assert "name what may change" in str(executor.validate({"region": node(pack, "ReinvertRegion", words=" ")}))
+
+
 def test_an_inversion_that_learns_runs_within_comfyuis_inference_mode(pack: ModuleType, executor: Executor) -> None:
     prompt = drawing(pack)
     prompt["settings"] = node(pack, "ReinvertInversion_null_text", inner=2)

@@ -10,15 +10,17 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
+import torch
 from torch import Tensor
 
 import reinvert
 from reinvert import ReinvertError, Trajectory
 from reinvert.image import FitMode, contact_sheet, open_image
 from reinvert.models import DTYPES, check_name
+from reinvert.regions import SEGMENTER, THRESHOLD, load_segmenter
 
 from . import host, methods
-from .pictures import image_of, masks_of, pictures_of
+from .pictures import image_of, mask_of, masks_of, pictures_of
 
 MODEL, TRAJECTORY, INVERSION, EDITOR = "REINVERT_MODEL", "REINVERT_TRAJECTORY", "REINVERT_INVERSION", "REINVERT_EDITOR"
 LARGEST_SEED = 2**53 - 1
@@ -407,4 +409,44 @@ class Compare:
         return image_of([sheet]), image_of([r.image for r in results])
 
 
-NODES = (LoadModel, Draw, Invert, Edit, EditTrajectory, Compare)
+class Region:
+    """The mask of what words name in pictures."""
+
+    TITLE = "reinvert Region"
+    DESCRIPTION = (
+        "Name what may change, such as: the cat. The mask of it, for the mask input of reinvert's other nodes."
+    )
+    CATEGORY = "reinvert"
+    RETURN_TYPES = ("MASK",)
+    RETURN_NAMES = ("mask",)
+    FUNCTION = "find"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "image": ("IMAGE", {}),
+                "words": _text("what may change, such as: the red cat", "the cat"),
+                "name": _text(
+                    f"picturebook finds it in its drawings; for photographs {SEGMENTER}, or a folder of a CLIPSeg",
+                    "picturebook",
+                ),
+                "threshold": ("FLOAT", {
+                    "default": THRESHOLD, "min": 0.0, "max": 1.0, "step": 0.05,
+                    "tooltip": "for photographs: less of it makes a larger region",
+                }),
+            }
+        }  # fmt: skip
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, words: str) -> bool | str:
+        return bool(words.strip()) or "name what may change, such as: the cat"
+
+    def find(self, image: Tensor, words: str, name: str, threshold: float) -> tuple[Tensor]:
+        with host.as_usual():
+            segmenter = load_segmenter(name, threshold=threshold, device=host.device("auto"))
+            masks = [reinvert.region(picture, words, model=segmenter) for picture in pictures_of(image)]
+        return (torch.cat([mask_of(mask) for mask in masks]),)
+
+
+NODES = (LoadModel, Draw, Invert, Edit, EditTrajectory, Compare, Region)
