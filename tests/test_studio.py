@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
@@ -137,6 +138,22 @@ def test_pixels_outside_a_mask_are_the_originals(session: Session):
     region, origin = edit.region()
     assert 0 < region.mean() < 0.2
     assert "your mask" in origin
+
+
+def test_a_region_is_named_found_once_and_told_with_the_mask(session: Session, monkeypatch: pytest.MonkeyPatch):
+    assert session.caption("picturebook").startswith("a red cat ")
+    found = session.region("the cat", "picturebook")
+    monkeypatch.setattr("reinvert.ui.session.regions.find_region", None)  # it is not looked for again
+    session.set_mask(None, "the cat")
+    assert session.mask is found.mask
+    edit = last(session.edit(Request(CAT, DOG, steps=2, masked=True)))
+    told = json.loads(edit.files[1].read_text())["mask"]
+    assert told["file"].endswith(".mask.png")
+    assert (told["region"], told["model"]) == ("the cat", "picturebook")
+    with pytest.raises(ReinvertError, match="a region is painted and another one named"):
+        session.set_mask(found.mask, "the cat")
+    session.set_mask(None, " ")
+    assert session.mask is None
 
 
 def test_a_drawn_scene_has_its_true_edit(session: Session):

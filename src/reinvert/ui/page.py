@@ -113,6 +113,7 @@ class Page:
             label="Picture", type="filepath", sources=["upload", "clipboard"], height=280, buttons=[], elem_id="picture"
         )
         self.source = gr.Textbox(label="What it shows", placeholder="a red cat on grass", elem_id="source")
+        self.suggest = gr.Button("Suggest what it shows", size="sm", min_width=100, elem_id="suggest")
         self.target = gr.Textbox(label="What it is to show", placeholder="a red dog on grass", elem_id="target")
         with gr.Row():
             self.go = gr.Button("Edit", variant="primary", min_width=100, elem_id="go")
@@ -195,6 +196,11 @@ class Page:
             with gr.Row():
                 self.blend_source = gr.Textbox(label="Word of what it shows", placeholder="cat", min_width=120)
                 self.blend_target = gr.Textbox(label="Word of what it is to show", placeholder="dog", min_width=120)
+            gr.Markdown("Or name what may change.")
+            with gr.Row():
+                self.region = gr.Textbox(label="Region", placeholder="the red cat", min_width=120, elem_id="region")
+                self.find = gr.Button("Show it", min_width=100, elem_id="find-region")
+            self.found = gr.Image(label="The region", interactive=False, buttons=[], height=220, elem_id="found-region")
             gr.Markdown("Or paint over what may change.")
             self.mask = gr.ImageEditor(
                 label="Mask",
@@ -337,14 +343,14 @@ class Page:
             "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private",
             "trigger_mode": "multiple",
         }  # fmt: skip
-        opened = [self.picture, self.mask, self.source, self.status]
+        opened = [self.picture, self.mask, self.source, self.status, self.region, self.found]
         self.choices = [
             self.editor, self.inversion, self.joined, self.described, self.refused, self.swept, self.form,
         ]  # fmt: skip
         asked = [
             self.source, self.target, self.model, self.inversion, self.editor, self.joined, self.guidance, self.steps,
             self.seed, self.blend_source, self.blend_target, self.mask, self.outside, self.fit, self.any_words,
-            self.force,
+            self.force, self.region,
         ]  # fmt: skip
         self.view = [
             self.slider, self.sides, self.changed, self.region_note, self.alignment, self.source_word,
@@ -359,6 +365,9 @@ class Page:
         self.examples.select(self.example, None, filled, **quick)
         parts = [self.color, self.material, self.kind, self.wearing, self.facing, self.place, self.style]
         self.draw.click(self.draw_scene, [*parts, self.scene_seed], opened, **quick)
+        self.suggest.click(self.caption, self.model, [self.source, self.status], **slow)
+        shown = [self.found, self.status]
+        gr.on([self.find.click, self.region.submit], self.show_region, [self.region, self.model], shown, **slow)
 
         page.load(self.arrive, self.model, [*self.choices, self.pairs, self.status], **slow)
         page.unload(self.leave)
@@ -406,12 +415,35 @@ class Page:
         changes: Changes = {
             self.picture: shown,
             self.mask: {"background": shown, "layers": [], "composite": None},
+            self.region: "",
+            self.found: None,
             self.status: texts.note(f"{given.picture.width} x {given.picture.height} pixels. {then}"),
         }
         return changes | ({self.source: given.caption} if given.caption else {})
 
     def drop(self) -> Changes:
         return {self.mask: None}
+
+    def caption(self, model: str, request: gr.Request) -> Changes:
+        """What a model says that the picture shows, to be read and put right."""
+        try:
+            said = self.session(request).caption(model)
+        except ReinvertError as error:
+            return {self.status: texts.error(str(error))}
+        return {self.source: said, self.status: texts.note("Read it, and put right what is wrong.")}
+
+    def show_region(self, words: str, model: str, request: gr.Request) -> Changes:
+        """The region that the words name, laid over the picture."""
+        session = self.session(request)
+        try:
+            found = session.region(words, model)
+            assert session.given is not None
+            over = pictures.overlay(pictures.enlarged(session.given.picture), np.asarray(found.mask) > 0)
+        except ReinvertError as error:
+            return {self.found: None, self.status: texts.error(str(error))}
+        share = 100 * found.record()["share"]
+        note = texts.note(f"{found.words} is {share:.0f} % of the picture, and only that may change.")
+        return {self.found: self.shown(request, over), self.status: note}
 
     def example(self, event: gr.SelectData, request: gr.Request) -> Changes:
         chosen = EXAMPLES[int(event.index)]
@@ -498,8 +530,8 @@ class Page:
     def request(self, session: Session, asked: Sequence[Any]) -> Request:
         """What the controls ask for."""
         (source, target, model, inversion, editor, joined, guidance, steps, seed, before, after, mask, outside, fit,
-         any_words, force) = asked  # fmt: skip
-        session.set_mask(painted(mask))
+         any_words, force, region) = asked  # fmt: skip
+        session.set_mask(painted(mask), region, model)
         usual = usual_of(model)
         before, after = (before or "").strip(), (after or "").strip()
         return Request(

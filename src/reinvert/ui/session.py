@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from reinvert import legal, registry, verbs
+from reinvert import captions, legal, regions, registry, verbs
 from reinvert.backbones import Backbone
 from reinvert.backbones.meter import Meter
 from reinvert.differences import edited_region, pasted
@@ -53,6 +53,7 @@ from reinvert.picturebook.draw import draw as draw_scene
 from reinvert.picturebook.draw import true_edit
 from reinvert.picturebook.scene import Scene
 from reinvert.prepared import saved_fits
+from reinvert.regions import Region
 from reinvert.request import Watch
 from reinvert.script import Asked, Script
 from reinvert.trajectory import Trajectory
@@ -188,6 +189,7 @@ class Session:
         self.settings: dict[str, dict[str, Any]] = {}
         """Fields of methods that the person has set, by method: those of the next request."""
         self._maps: dict[int, WordMaps] = {}
+        self._regions: dict[tuple[int, str, str], Region] = {}
         self._stop = threading.Event()
         self._opened = 0
         self._kept: OrderedDict[tuple[Any, ...], Trajectory] = OrderedDict()
@@ -213,16 +215,39 @@ class Session:
         self.given, self.mask = Given(self._opened, picture, path, scene), None
         return self.given
 
-    def set_mask(self, mask: Picturelike | None) -> None:
-        """The region that may change, white on black, of the picture's size; None takes it away."""
+    def set_mask(self, mask: Picturelike | None, words: str | None = None, model: str = "picturebook") -> None:
+        """The region that may change, white on black, of the picture's size, or what `words` name; None takes it away.
+
+        Raises `ReinvertError` for both at once, and for words that name nothing.
+        """
+        named = bool(words and words.strip())
         if mask is None:
-            self.mask = None
+            self.mask = self.region(words or "", model).mask if named else None
             return
+        if named:
+            raise ReinvertError("a region is painted and another one named; clear one of them")
         opened = open_mask(mask, max_pixels=self.max_pixels)
         size = self._picture().picture.size
         if opened.size != size:
             opened = opened.resize(size, Image.Resampling.NEAREST)
         self.mask = opened if opened.getextrema() != (0, 0) else None
+
+    def region(self, words: str, model: str) -> Region:
+        """What the words name in the picture, found once."""
+        given, who = self._picture(), regions.usual_segmenter(model)
+        key = (given.number, words.strip(), who)
+        if key not in self._regions:
+            self._regions[key] = regions.find_region(given.picture, words, regions.load_segmenter(who))
+        return self._regions[key]
+
+    def _mask_record(self, mask: Image.Image | None, path: Path) -> dict[str, Any]:
+        """What a sidecar tells of a mask: its file, and the words that it was named by."""
+        named = (found.record() for found in self._regions.values() if found.mask is mask)
+        return {**file_record(path), "file": path.name, **next(named, {})}
+
+    def caption(self, model: str) -> str:
+        """What a model says that the picture shows."""
+        return captions.caption(self._picture().picture, model=captions.usual_captioner(model))
 
     def _picture(self) -> Given:
         if self.given is None:
@@ -446,7 +471,7 @@ class Session:
         settings = {**result.settings, "target": request.target, "fit": request.fit, "paste_back": request.paste_back}
         about = {
             "input": {**file_record(source), "file": source.name},
-            "mask": None if mask_path is None else {**file_record(mask_path), "file": mask_path.name},
+            "mask": None if mask_path is None else self._mask_record(mask, mask_path),
             "settings": {**settings, "region": region},
             "device": device_name(model.device),
             **memory_record(model.device),
