@@ -409,7 +409,8 @@ def test_a_region_is_the_mask_of_each_picture(pack: ModuleType, executor: Execut
     assert (mask[0].numpy() * 255 == np.asarray(reinvert.region(reinvert.draw(SOURCE), "the red cat"))).all()
     with pytest.raises(ReinvertError, match=r"^nothing in this picture is called 'the boat'; it shows a red cat"):
         pack.NODE_CLASS_MAPPINGS["ReinvertRegion"]().find(picture(), "the boat", "picturebook", 0.4)
-    assert "name what may change" in str(executor.validate({"region": node(pack, "ReinvertRegion", words=" ")}))
+    prompt["region"]["inputs"]["words"] = " "
+    assert "name what may change" in str(executor.validate(prompt))
 
 
 def test_an_inversion_that_learns_runs_within_comfyuis_inference_mode(pack: ModuleType, executor: Executor) -> None:
