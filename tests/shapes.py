@@ -19,6 +19,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
 
@@ -58,6 +59,8 @@ def _sampled(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        if torch.compiler.is_compiling():  # a graph has no part in counting
+            return plain(*args, **kwargs)
         n = _calls[code] = _calls.get(code, 0) + 1
         if n > FIRST and n & (n - 1) and not ALL:
             return plain(*args, **kwargs)

@@ -114,9 +114,9 @@ DOG, WHOLE = [2], [1, 2, 3, 4, 5, 6]
     [
         (LEdits(threshold=0.6), {"threshold": 0.6}),
         (LEdits(threshold=0.6, maps_only_above=300), {"threshold": 0.6, "early": 300}),
-        (LEdits(region="maps", scale=-3.0), {"region": "maps", "scale": -3.0}),
-        (LEdits(region="noise"), {"region": "noise"}),
-        (LEdits(region="whole"), {"region": "whole"}),
+        (LEdits(masks="maps", scale=-3.0), {"region": "maps", "scale": -3.0}),
+        (LEdits(masks="noise"), {"region": "noise"}),
+        (LEdits(masks="whole"), {"region": "whole"}),
         (LEdits(threshold=0.6, compat="published"), {"threshold": 0.6, "base": "", "tokens": WHOLE}),
     ],
 )
@@ -173,7 +173,7 @@ def test_the_forms_of_the_inversion_agree(tiny64, clean) -> None:
 
 
 def test_a_threshold_of_zero_is_everywhere(tiny64, free) -> None:
-    one, two = (watch_walk(tiny64, free, [TARGET], [e])[-1] for e in (LEdits(threshold=0.0), LEdits(region="whole")))
+    one, two = (watch_walk(tiny64, free, [TARGET], [e])[-1] for e in (LEdits(threshold=0.0), LEdits(masks="whole")))
     assert gap(one, two) < EXACT
 
 

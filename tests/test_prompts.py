@@ -200,7 +200,10 @@ def test_help_and_methods_tell_what_is_usual(small_folder: Path, capsys) -> None
         assert f"guidance scale of the edit [{guidance}]" in told
     assert main(["methods"]) == 0
     told = capsys.readouterr().out
-    for row in ("picturebook                    50 steps, guidance 3\n", "FLUX.1 dev                     28 steps"):
+    for row in (
+        "picturebook                    50 steps, guidance   3, p2p\n",
+        "FLUX.1 dev                     28 steps",
+    ):
         assert row in told
 
 

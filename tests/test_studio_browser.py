@@ -231,6 +231,29 @@ def test_what_is_painted_may_change_and_nothing_else(people: Any, tmp_path: Path
     assert not np.array_equal(before[mask], after[mask])
 
 
+def test_a_region_is_named_and_shown_and_a_caption_suggested(people: Any, tmp_path: Path):
+    me = people()
+    me.example()
+    me.steps()
+    me.page.get_by_role("button", name="Suggest what it shows").click()
+    me.says("put right what is wrong")
+    said = me.page.get_by_label("What it shows", exact=True).input_value()
+    assert said.startswith("a red cat ")
+    me.page.get_by_role("button", name="Change only a part").click()
+    me.fill("Word of what it shows", "")
+    me.fill("Word of what it is to show", "")
+    me.fill("Region", "the boat")
+    me.page.get_by_role("button", name="Show it").click()
+    me.says("nothing in this picture is called")
+    me.fill("Region", "the cat")
+    me.page.get_by_role("button", name="Show it").click()
+    me.says("only that may change")
+    me.page.locator("#found-region img").wait_for()
+    me.edit()
+    mask = np.asarray(Image.open(me.download("mask.png", tmp_path)).convert("L")) > 127
+    assert 0.05 < mask.mean() < 0.5
+
+
 def test_what_will_not_work_is_told_and_a_long_edit_stops(people: Any):
     me = people()
     me.example()

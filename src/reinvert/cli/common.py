@@ -84,13 +84,11 @@ def check_model_options(args: argparse.Namespace) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Source, steps, guidance, seed, fit; what is left out is told apart from what is typed."""
-    parser.add_argument(
-        "--source", type=text, metavar="TEXT", help="what the picture shows; auto lets a model say it, and tells you"
-    )
+    parser.add_argument("--source", type=text, metavar="TEXT", help="what the picture shows; auto: a model says it")
     parser.add_argument(
         "--caption-model",
         metavar="NAME",
-        help="who says it: picturebook, or a folder or Hub id of a BLIP [picturebook for its own pictures]",
+        help="who says it: a folder or Hub id of a BLIP",
     )
     usual = usual_for(parser)
     parser.add_argument("--steps", type=steps, metavar="N", help=f"sampling steps [{usual('steps')}]")

@@ -79,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--region-model",
         metavar="NAME",
-        help="who finds it: picturebook, or a folder or Hub id of a CLIPSeg [picturebook for its own pictures]",
+        help="who finds it: a folder or Hub id of a CLIPSeg",
     )
     parser.add_argument(
         "--paste-back",

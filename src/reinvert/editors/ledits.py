@@ -32,7 +32,7 @@ from reinvert.text import Conditioning, Side, Text
 from reinvert.trajectory import Trajectory
 from reinvert.words import changed_words, indicator
 
-Region = Literal["both", "maps", "noise", "whole"]
+Masks = Literal["both", "maps", "noise", "whole"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class LEdits(Editor):
     """Further concepts and their scales, e.g. glasses=5 beard=-3; each costs one forward a step."""
     threshold: float = 0.9
     """Quantile from which on a cell belongs to a concept's region."""
-    region: Region = "both"
+    masks: Masks = "both"
     """both: attention and noise must agree. maps, noise: one of them alone. whole: everywhere."""
     maps_only_above: int = 800
-    """With region both: at timesteps above this the noise is not asked yet."""
+    """With masks both: at timesteps above this the noise is not asked yet."""
     warmup: int = 0
     """Steps before the first concept acts."""
     grid: int = 16
@@ -86,7 +86,7 @@ class LEdits(Editor):
 
     def mapped(self) -> bool:
         """Whether attention decides about regions."""
-        return self.region in ("both", "maps")
+        return self.masks in ("both", "maps")
 
 
 class _MapHooks(Hooks):
@@ -112,7 +112,7 @@ class _MapHooks(Hooks):
         if not self.seen:
             raise ReinvertError(
                 f"this model has no cross-attention on a {self.map_grid[0]} x {self.map_grid[1]} grid for ledits to "
-                "read; choose another `grid`, or region noise"
+                "read; choose another `grid`, or masks noise"
             )
         return _smooth(torch.stack(list(self.seen.values())).mean(0))
 
@@ -184,7 +184,7 @@ class _LEditsHooks(_MapHooks):
         if attention is not None:
             m1 = _above(attention, method.threshold).to(direction)
             region = region * F.interpolate(m1, tuple(size), mode="nearest")[:, :, None]
-        if method.region == "noise" or (method.region == "both" and moment.ask <= method.maps_only_above):
+        if method.masks == "noise" or (method.masks == "both" and moment.ask <= method.maps_only_above):
             region = region * _above(direction.abs().sum(2), method.threshold).to(direction)[:, :, None]
         return region
 

@@ -33,8 +33,10 @@ from reinvert.picturebook.scene import FACING_KINDS, FACINGS, WEARER_KINDS, Scen
 
 MOST: Final = 0.25
 """The most that a channel of a pixel can be wrong by, of 1."""
-FOREIGN: Final = 0.12
+FOREIGN: Final = 0.1
 """A picture that differs by more from the nearest scene shows none."""
+BARE: Final = 0.12
+"""No scene comes near a picture that differs by more from its place without things, so none are looked for."""
 UNSURE: Final = 0.01
 """A value that the judge gives this share is drawn and compared; below it is ruled out."""
 CLEARLY: Final = 0.75
@@ -91,6 +93,9 @@ def fit_scene(picture: Image.Image, reader: Reader | None = None) -> Fit:
     background, style = (_first(shares, name) for name in ("background", "style"))
     places = {d: _pixels(draw(Scene((), background, style), SIZE, d)) for d in DETAILS}
     detail = min(DETAILS, key=lambda d: float(_difference(places[d], seen)))
+    bare = float(_difference(places[detail], seen))
+    if bare > BARE:
+        return Fit(Scene((), background, style), detail, bare)
     search = _Search(seen, places[detail], style, detail, shares)
     error, things = 1.0, tuple[Thing, ...]()
     for count in _likely(shares, "count", UNSURE):  # against the judge only what is clearly nearer
