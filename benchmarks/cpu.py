@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
 import shlex
 import statistics
 import sys
@@ -24,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from overhead import open_model, put, section, spent
+from overhead import give, open_model, spent
 from performance import Table, say
 from torch import Tensor
 
@@ -214,12 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tables += [overlap(model, side, args.repeats)] if "overlap" in args.tables else []
     if "compile" in args.tables:
         tables += compiled(args.model, args.steps, args.repeats)
-    for table in tables:
-        print(section(table, command))
-        if args.write:
-            put(args.write, table, command)
-    if args.out:
-        args.out.write_text(json.dumps([{**vars(table), "load": os.getloadavg()} for table in tables], indent=1))
+    give(tables, command, args.write, args.out)
 
 
 if __name__ == "__main__":

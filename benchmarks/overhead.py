@@ -177,6 +177,16 @@ def put(page: Path, table: Table, command: str) -> None:
     place(page, table.title, body(table, command))
 
 
+def give(tables: Sequence[Table], command: str, page: Path | None, out: Path | None) -> None:
+    """Print tables; write them into a page, and with the machine's load as JSON, where either is named."""
+    for table in tables:
+        print(section(table, command))
+        if page:
+            put(page, table, command)
+    if out:
+        out.write_text(json.dumps([{**vars(table), "load": os.getloadavg()} for table in tables], indent=1))
+
+
 def place(page: Path, title: str, told: str) -> None:
     begin, end = f"<!-- table: {title} -->\n", "<!-- end -->\n"
     text = page.read_text(encoding="utf-8")
@@ -216,12 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tables[0].title += f": {model.name}"
     if args.batches:
         tables.append(batches(model, args.steps, max(1, args.repeats // 3)))
-    for table in tables:
-        print(section(table, command))
-        if args.write:
-            put(args.write, table, command)
-    if args.out:
-        args.out.write_text(json.dumps([{**vars(table), "load": os.getloadavg()} for table in tables], indent=1))
+    give(tables, command, args.write, args.out)
 
 
 if __name__ == "__main__":
