@@ -1,6 +1,6 @@
 """Makes the tables of docs/performance.md again; the text around them is written by hand.
 
-    python benchmarks/performance_page.py [--parts loop together published gradients profile gpu ...]
+    python benchmarks/performance_page.py [--parts start loop together published gradients profile gpu ...]
                                           [--gpu FOLDER] [--before FILE.json] [--pnpinversion FOLDER] [--page PAGE]
 
 Every part measures and puts its tables between their markers at once, each with the command that makes it alone, the
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import cpu
 import edit_profile
 import gpu
 import overhead
+import start
 import torch
 from overhead import open_model, place, put
 from performance import Table, case_for, null_text_gradients
@@ -48,6 +50,10 @@ class Part:
 
     titles: tuple[str, ...]
     make: Callable[[argparse.Namespace], None]
+
+
+def starting(args: argparse.Namespace) -> None:
+    start.main(["--python", str(args.python), "--write", str(args.page)])
 
 
 def loop(args: argparse.Namespace) -> None:
@@ -117,6 +123,7 @@ def on_a_gpu(args: argparse.Namespace) -> None:
 
 GPU = tuple(f"On a GPU: {name}" for name in MODELS)
 PARTS = {
+    "start": Part(("Before the work begins",), starting),
     "loop": Part(("The loop's own work",), loop),
     "loop-sd14": Part(("The loop's own work: sd14-random",), loop_sd14),
     "profile": Part(("Where an edit's time goes: picturebook",), profile),
@@ -141,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--python", default=sys.executable, help="the environment whose start is measured")
     parser.add_argument("--gpu", type=Path, metavar="FOLDER", help="what gpu.py wrote where there was a GPU")
     parser.add_argument("--before", type=Path, metavar="FILE", help="an older edit_profile.py --out, to stand beside")
     parser.add_argument("--pnpinversion", type=Path, metavar="FOLDER", help="a copy of cure-lab/PnPInversion")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from conftest import make_picture
 
 import reinvert
 from reinvert.cli import build_parser
+from reinvert.collection import paused_collection
 
 HEAVY = ("torch", "transformers", "diffusers")
 RUN = """
@@ -181,3 +183,40 @@ def _options(parser: argparse.ArgumentParser) -> set[str]:
             for inner in action.choices.values():
                 found |= _options(inner)
     return found
+
+
+def test_no_cycles_are_collected_while_a_model_is_loaded_and_all_is_as_before_afterwards():
+    before, phases = gc.isenabled(), list[str]()
+    gc.callbacks.append(lambda phase, info: phases.append(phase))
+    try:
+        for enabled in (False, True):
+            (gc.enable if enabled else gc.disable)()
+            with paused_collection():
+                phases.clear()
+                kept = [[] for _ in range(20_000)]  # many times what starts a collection
+                met = list(phases)
+            assert (len(kept), met, gc.isenabled()) == (20_000, [], enabled)
+    finally:
+        gc.callbacks.pop()
+        (gc.enable if before else gc.disable)()
+
+
+def test_a_process_of_its_own_ends_with_the_program_s_status_and_waits_for_threads_politely(tmp_path: Path):
+    path = os.pathsep.join([str(Path(reinvert.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    tell = "import atexit, os, sys; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT'))); "
+    program = tell + "sys.argv = ['reinvert', *sys.argv[1:]]; from reinvert.cli import start; start()"
+    for more, words, status, spins in (
+        ({}, ["--version"], 0, "1000"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, ["edti"], 2, "None"),
+        ({"GOMP_SPINCOUNT": "7"}, ["edti"], 2, "7"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words],
+            cwd=tmp_path,
+            env={**clean, "PYTHONPATH": path, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout.split()[-1]) == (status, spins), done.stderr

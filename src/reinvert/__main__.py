@@ -1,8 +1,6 @@
 """`python -m reinvert` is the command line."""
 
-import sys
-
-from reinvert.cli import main
+from reinvert.cli import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

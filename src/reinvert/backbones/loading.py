@@ -36,6 +36,7 @@ from reinvert.backbones.placement import (
 )
 from reinvert.backbones.single_file import Opened, load_words, read_single_file, settled
 from reinvert.backbones.weights import read_network
+from reinvert.collection import paused_collection
 from reinvert.errors import ReinvertError, warn
 from reinvert.files.model import NOTES, ModelNotes, prompt_length, read_index, read_notes, read_scheduler
 from reinvert.models import BUNDLED, DTYPES, check_device, check_dtype, check_name, loras_of
@@ -148,7 +149,7 @@ def open_model(
     stored = check_weights(weights, where)
     mode = check_compile(compile, where)
     place = _place(shown, revision)
-    with _quiet():
+    with paused_collection(), _quiet():
         if place.is_file():
             words = None if tokenizer is None else Path(tokenizer)
             opened = _read_file(place, lambda family: pick_dtype(dtype, where, family.half, gradients), words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from reinvert.cli.common import DEFAULT_MODEL
 from reinvert.cli.terminal import say
@@ -29,9 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    # Threads that wait for each other by spinning take the cores from the page, which answers on the same ones: with
-    # other programs beside it an edit took ten times as long. It is read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from reinvert.ui.server import Address, read_auth, serve
 
     models = args.model or [DEFAULT_MODEL]
