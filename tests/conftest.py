@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # it be used; oneDNN reads this when it is first needed.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
+import long
 import pytest
 import shapes
 import torch
@@ -27,16 +28,26 @@ from reinvert.backbones.stable_diffusion import StableDiffusion
 from reinvert.verbs import prepare, prepared_edit
 
 torch.set_num_threads(1)
+gc.disable()  # until all tests are imported and collected
 
 
 def pytest_runtest_setup() -> None:
     shapes.begin_test()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    long.mark(items)
+    whole_files = not any("::" in arg for arg in config.args)
+    if whole_files and (unknown := list(long.missing(items))):
+        raise pytest.UsageError(f"tests/long.py names tests that do not exist: {', '.join(unknown)}")
+
+
 def pytest_collection_finish() -> None:
     """What has been imported stays: the collector need not look at it again and again (0.5 s each time)."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 PARITY = Path(__file__).parent / "fixtures" / "parity"

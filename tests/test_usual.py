@@ -81,7 +81,7 @@ def test_a_plain_command_takes_the_usual_editor(
     known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where no file tells it: the model is then loaded first."""
-    folder, output = str(parity_flow.folder(FLUX)), tmp_path / "dog.png"
+    folder, output = str(parity_flow.folder("tiny-random-sd3")), tmp_path / "dog.png"
     if not known:
         monkeypatch.setattr("reinvert.cli.job.usual_of", lambda name: None)
     Image.new("RGB", (64, 64), "red").save(tmp_path / "cat.png")
