@@ -295,7 +295,7 @@ def worst_moments(moment: str) -> Callable[[], None]:
     return patch
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(24, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(24, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_ends_as_if_undisturbed(place: Place, tmp_path: Path, kills: int) -> None:
     """Kills of a real process: one at each of the four worst moments, the others at random ones."""
     calm, out = tmp_path / "calm", tmp_path / "killed"
