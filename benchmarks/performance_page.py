@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -156,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--programs", nargs="+", default=[], metavar="WORD", help="words for against_published.py beside it"
     )
     args = parser.parse_args(argv)
+    args.page = Path(os.path.relpath(args.page))  # as the commands below the tables name it
     torch.set_num_threads(1)
     for part in args.parts:
         PARTS[part].make(args)

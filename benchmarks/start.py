@@ -3,8 +3,8 @@
     python benchmarks/start.py [--repeats 5] [--python PYTHON] [--write docs/performance.md]
 
 Every line is a process of its own, on all cores, median of `--repeats`; one of them says how long loading picturebook
-takes once torch is there. `--python` names the environment: one that holds the tools for tests too (scipy, peft) starts a
-second later, since diffusers and transformers import what they find.
+takes once torch is there. `--python` names the environment: one that holds the tools for tests too (scipy, peft) starts
+a second later, since diffusers and transformers import what they find.
 """
 
 from __future__ import annotations
