@@ -22,6 +22,7 @@ from PIL import Image
 from test_bench_records import ended, forked
 
 from reinvert import recipes, verbs
+from reinvert.backbones.loading import families
 from reinvert.bench.data import open_data
 from reinvert.bench.records import Records, is_running
 from reinvert.bench.run import plan as planning
@@ -245,6 +246,28 @@ def test_reconstruction_of_every_inversion(place: Place) -> None:
     found = {cell.row.name.split(",")[0] for cell in plan.cells}
     assert {"direct", "ddim", "null_text", "edict", "copy", "vae"} <= found
     assert "none" not in found
+
+
+def test_an_inversion_for_one_region_is_given_the_true_mask(place: Place, tmp_path: Path) -> None:
+    """As a row that edits and as one that reconstructs, and both tell that they were."""
+    (tmp_path / "kv.toml").write_text(
+        'about = "KV-Edit"\nmodel = "x"\nsteps = 2\nguidance = 3.0\n[inversion]\nname = "kv_inv"\nseparate = true\n'
+        "[editors.kv_edit]\n[case]\nmask = true\n"
+    )
+    recipe = recipes.find(str(tmp_path / "kv.toml"))
+    model, picture = families()["stable_diffusion_3"].tiny(), make_picture(0)
+    mask = Image.new("L", picture.size)
+    mask.paste(255, (0, 0, picture.width // 2, picture.height))
+    made = recipe.invert(model, [picture], ["a cat"], [mask])
+    alone = verbs.invert(model, picture, "a cat", inversion="kv_inv", separate=True, steps=2, guidance=3.0, mask=mask)
+    assert torch.equal(made.path, alone.path)
+    with pytest.raises(ReinvertError, match="inverts for one region"):
+        recipe.invert(model, [picture], ["a cat"])
+
+    asked = Asked((str(tmp_path / "kv.toml"), "ddim+p2p"), task="reconstruct", model=str(place.model))
+    rows = {cell.row.name: cell.row.recipe for cell in make_plan(open_data(place.data), "data", asked, "float32").cells}
+    told = {name.split(",")[0]: row.case.mask for name, row in rows.items() if row is not None}
+    assert told == {"kv_inv": True, "ddim": False}
 
 
 # --- kills ---------------------------------------------------------------------------------------------------------

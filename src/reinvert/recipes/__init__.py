@@ -119,16 +119,21 @@ class Recipe:
         check_pair(self.inversion_method(), self.editor_methods(), masked=self.case.mask, guidance=self.guidance)
 
     def invert(
-        self, model: Backbone, pictures: Sequence[Image.Image], sources: Sequence[str], **more: Any
+        self,
+        model: Backbone,
+        pictures: Sequence[Image.Image],
+        sources: Sequence[str],
+        masks: Sequence[Image.Image] | None = None,
+        **more: Any,
     ) -> Trajectory:
-        """Invert a batch of pictures as this recipe does."""
+        """Invert a batch of pictures as this recipe does; for their masks, where its inversion takes any."""
         from reinvert import verbs
 
-        said = [self.source_of(source) for source in sources]
-        more.setdefault("batch_size", len(said))
+        method, prompts = self.inversion_method(), [self.source_of(source) for source in sources]
+        more.setdefault("batch_size", len(prompts))
         return verbs.invert(
-            model, list(pictures), said, inversion=self.inversion_method(), steps=self.steps, guidance=self.guidance,
-            seed=self.seed, **more,
+            model, list(pictures), prompts, inversion=method, steps=self.steps, guidance=self.guidance, seed=self.seed,
+            mask=list(masks) if masks is not None and self.case.mask and method.takes_mask else None, **more,
         )  # fmt: skip
 
     def source_of(self, prompt: str) -> str:

@@ -402,10 +402,12 @@ def _inversions(asked: Asked) -> list[Recipe]:
     made: list[Recipe] = []
     for recipe, name in zip(found.values(), names, strict=True):
         label = name if names.count(name) == 1 else recipe.name
+        masked = recipe.inversion_method().takes_mask
         for source in ("prompt", "empty"):
             for guidance in dict.fromkeys((recipe.guidance, 1.0)):
                 row = f"{label}, {source}, guidance {guidance:g}"
-                plain = replace(recipe, name=row, editors={}, guidance=guidance, case=Use(source=source))
+                use = Use(source=source, mask=masked)
+                plain = replace(recipe, name=row, editors={}, guidance=guidance, case=use)
                 made.append(plain)
     return made
 

@@ -270,7 +270,7 @@ class Maker:
         recipe = row.recipe
         assert recipe is not None
         trajectory, inversion = self._inversion(row, model, batch, dtype)
-        masks = [item.mask for item in batch if item.mask is not None] or None
+        masks = _masks(batch)
         results, cost = self._measured(
             model.tally,
             lambda: recipe.edit(
@@ -301,7 +301,9 @@ class Maker:
         if key not in self._inverted:
             pictures, sources = [item.picture for item in batch], [item.case.source_prompt for item in batch]
             try:
-                self._inverted[key] = self._measured(model.tally, lambda: recipe.invert(model, pictures, sources))
+                self._inverted[key] = self._measured(
+                    model.tally, lambda: recipe.invert(model, pictures, sources, _masks(batch))
+                )
             except Exception as error:
                 self._inverted[key] = _reason(error)
                 raise
@@ -438,6 +440,11 @@ def _truth(case: EditCase) -> Image.Image:
 def uses_blend(row: Row, case: EditCase) -> bool:
     """Whether a row is given the case's blend words."""
     return row.recipe is not None and row.recipe.case.blend and case.blend is not None
+
+
+def _masks(batch: Sequence[Given]) -> list[Image.Image] | None:
+    """The true masks of a batch's cases, None where they have none."""
+    return [item.mask for item in batch if item.mask is not None] or None
 
 
 def uses_mask(row: Row, case: EditCase) -> bool:
