@@ -52,6 +52,20 @@ def test_what_a_model_states_is_what_is_done(tiny, picture) -> None:
         reinvert.edit(model, picture, source=SOURCE, target=())
 
 
+def test_a_model_of_few_steps_is_edited_in_few() -> None:
+    """Prompt-to-Prompt shares attention for shares of many steps, and DDIM's inversion drifts in four."""
+    turbo = models.stable_diffusion_xl(
+        {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+    )
+    model = families.families()["stable_diffusion_xl"].tiny()
+    model.usual = turbo
+    picture = Image.new("RGB", (model.image_size, model.image_size), "red")
+    result = reinvert.edit(model, picture, source=SOURCE, target=TARGET)
+    assert [editor["name"] for editor in result.settings["editors"]] == ["turbo_edit"]
+    assert result.settings["inversion"]["name"] == "none"
+    assert result.forwards == 3 * 4
+
+
 @pytest.mark.parametrize("kind", ["sdxl", "sd3", "sd35", "flux-dev", "flux-schnell"])
 def test_files_tell_what_the_loaded_model_does(kind: str) -> None:
     name = f"tiny-random-{kind}"

@@ -46,7 +46,7 @@ class Usual:
 USUAL: Final[Mapping[str, Usual]] = {
     "Stable Diffusion 1.x and 2.x": Usual(),
     "Stable Diffusion XL": Usual(50, 5.0),
-    "Stable Diffusion XL Turbo": Usual(4, 1.0),
+    "Stable Diffusion XL Turbo": Usual(4, 1.0, "turbo_edit"),
     "Stable Diffusion 3": Usual(28, 7.0, "flowedit"),
     "Stable Diffusion 3.5 medium": Usual(28, 4.5, "flowedit"),
     "Stable Diffusion 3.5 large": Usual(28, 3.5, "flowedit"),
