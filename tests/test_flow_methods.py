@@ -133,6 +133,16 @@ def test_uniedit_is_the_authors(name: str, difference) -> None:
     assert model.tally.forwards - before == about["forwards"]
 
 
+@pytest.mark.parametrize(("rounding", "steps"), [("down", 4), ("nearest", 5)])
+def test_the_depth_of_uni_inv_is_cut_as_either_program_cuts_it(rounding: str, steps: int) -> None:
+    """alpha 0.65 of 7 steps is 4.55: floor in the diffusers form, round in the FLUX form."""
+    model = families()["stable_diffusion_3"].tiny()
+    x0 = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    trajectory = inverted(model, UniInv(depth=0.65, rounding=rounding), x0, 7)
+    assert len(trajectory.path) == steps + 1
+    assert watch_walk(model, trajectory, (TARGET,), (UniEdit(),), 1.0)[-1].shape[0] == 2
+
+
 @pytest.mark.slow
 def test_kv_edit_is_the_authors() -> None:
     model, about, own = recorded("kvedit_n8")

@@ -251,7 +251,7 @@ def check_depth(depth: float) -> None:
         raise ReinvertError(f"depth is a share above 0 and at most 1, not {depth}")
 
 
-def grid_to(source: Source, depth: float) -> tuple[Time, ...]:
+def grid_to(source: Source, depth: float, rounding: Literal["down", "nearest"] = "down") -> tuple[Time, ...]:
     """The times of the clean end of the grid, `depth` of its steps (at least one); () for the whole grid."""
-    steps = max(1, int(depth * source.steps))
+    steps = max(1, round(depth * source.steps) if rounding == "nearest" else int(depth * source.steps))
     return () if steps == source.steps else source.grid()[source.steps - steps :]

@@ -34,6 +34,8 @@ class UniInv(Inversion):
     needs_flow: ClassVar[bool] = True
     depth: float = 0.6
     """Share of the grid that is climbed, from the clean end (alpha in the paper: 0.6 to 0.8); an edit begins there."""
+    rounding: Literal["down", "nearest"] = "down"
+    """How depth becomes a number of steps: as the authors' diffusers code does it, or as their FLUX code (nearest)."""
     prompt: Literal["empty", "source"] = "empty"
     """What the network is conditioned on while inverting: the empty prompt, as published, or the source's."""
     zero_init: bool = False
@@ -53,7 +55,7 @@ class UniInv(Inversion):
         return self.strength == 1
 
     def stages(self, source: Source) -> Inverting:
-        times = grid_to(source, self.depth)
+        times = grid_to(source, self.depth, self.rounding)
         silent = replace(source, prompts=("",) * len(source.prompts)) if self.prompt == "empty" else source
         path = yield from climb(silent, self.inversion_guidance, self._up, times, who="Uni-Inv")
         return self._trajectory(source, path, pulled=held(self.strength), times=times)
