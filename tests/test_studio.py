@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reinvert import registry
+from reinvert import pairs, registry
 from reinvert.cli import main
 from reinvert.errors import ReinvertError
 from reinvert.level import Level, Moment, Split
@@ -29,7 +29,7 @@ from reinvert.ui.house import PREFIX, House, sweep
 from reinvert.ui.jobs import Done, Line, Stopped, Waiting, Working, serve
 from reinvert.ui.server import Address, read_auth
 from reinvert.ui.session import Edit, Request, Session, estimate, sheet, swept
-from reinvert.ui.shelf import Shelf, joinable
+from reinvert.ui.shelf import Shelf
 from reinvert.values import number
 
 CAT, DOG = "a red cat on grass", "a red dog on grass"
@@ -267,9 +267,8 @@ def test_words_have_maps_where_the_network_looks(session: Session):
     assert float(cat[4:12, 4:12].mean()) > float(cat[:3].mean())
     assert float(grass[12:].mean()) > float(grass[:4].mean())
     assert session.partner(edit, 2, of_source=True) == 2  # cat -> dog
-    links, special = session.links(edit)
-    assert special == 1
-    table = texts.alignment(links, special)
+    assert edit.special == 1
+    table = texts.alignment(edit.links, edit.special)
     assert ">dog<" in table
     assert table.count("the source's attention") == 4
 
@@ -331,8 +330,17 @@ def test_only_legal_pairs_are_offered_and_the_others_say_why(shelf: Shelf):
     assert choices.inversions_for("sdedit") == ("none",)
     assert "begins from noise of its own" in choices.refused_for("sdedit")["direct"]
     assert "flowedit" not in choices.all_editors()  # picturebook is no flow
-    joined = joinable(shelf.get("picturebook"), "direct", "p2p", ["proximal", "sdedit"])
-    assert joined == ("proximal",)
+    joined = choices.joinable("direct", "p2p")
+    assert "proximal" in joined
+    assert {"sdedit", "p2p"} & set(joined) == set()
+    model, direct, p2p = (
+        shelf.get("picturebook"),
+        registry.make("inversions", "direct"),
+        registry.make("editors", "p2p"),
+    )
+    for name in registry.names("editors"):  # what is told without the model is what the model tells
+        why = pairs.why_not(direct, [p2p, registry.make("editors", name)], model=model)
+        assert (name in joined) == (why is None and name != "p2p"), name
     with pytest.raises(ReinvertError, match="there is no model"):
         shelf.get("/etc")
 

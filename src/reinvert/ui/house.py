@@ -14,7 +14,6 @@ from typing import Any, Final
 from PIL import Image
 
 from reinvert.errors import ReinvertError
-from reinvert.image import save_image
 from reinvert.ui.jobs import Line
 from reinvert.ui.session import Session
 from reinvert.ui.shelf import Shelf
@@ -82,7 +81,7 @@ class House:
         with self._lock:
             self._shown += 1
             path = session.folder / f"shown-{self._shown}.png"
-        save_image(picture, path)
+        picture.save(path)  # as it is: what was painted is transparent
         return str(path)
 
     def close(self) -> None:

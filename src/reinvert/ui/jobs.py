@@ -18,6 +18,9 @@ from reinvert.inversions.base import Progress
 
 TICK: Final = 0.25
 """Seconds between two looks at the line, or at a job that has nothing to tell."""
+PACE: Final = 0.3
+"""Seconds between two steps that are shown at least: to show one costs the page and the browser as much as a step of a
+small network, on the same cores."""
 
 
 class Stopped(ReinvertError):
@@ -119,9 +122,10 @@ def serve(line: Line, work: Work, stop: threading.Event) -> Iterator[Update]:
 
         thread = threading.Thread(target=run, daemon=True, name="reinvert-studio-job")
         thread.start()
+        shown_at = -PACE
         try:
             while True:
-                match _latest(told):
+                match _latest(told, shown_at + PACE):
                     case None:
                         continue
                     case BaseException() as error:
@@ -130,6 +134,7 @@ def serve(line: Line, work: Work, stop: threading.Event) -> Iterator[Update]:
                         yield done
                         return
                     case step:
+                        shown_at = time.monotonic()
                         yield step
         finally:
             if thread.is_alive():
@@ -137,15 +142,16 @@ def serve(line: Line, work: Work, stop: threading.Event) -> Iterator[Update]:
                 thread.join()
 
 
-def _latest(told: Queue[Working | Done | BaseException]) -> Working | Done | BaseException | None:
-    """The newest thing told (a page that is slower than the work is not shown every step) with the newest preview."""
+def _latest(told: Queue[Working | Done | BaseException], due: float) -> Working | Done | BaseException | None:
+    """The newest thing told, with the newest preview: not every step is shown, and none before it is due. An end is
+    told at once."""
     try:
         newest = told.get(timeout=TICK)
     except Empty:
         return None
     while isinstance(newest, Working):
         try:
-            following = told.get_nowait()
+            following = told.get(timeout=max(0.0, due - time.monotonic()))
         except Empty:
             break
         if isinstance(following, Working) and following.preview is None:

@@ -21,7 +21,6 @@ from reinvert.ui.house import House
 from reinvert.ui.jobs import Done, Stopped, Update, Waiting, Working
 from reinvert.ui.scenes import EXAMPLES
 from reinvert.ui.session import Edit, Request, Session, sheet, swept
-from reinvert.ui.shelf import joinable
 from reinvert.values import show
 from reinvert.word_maps import WordMaps
 
@@ -90,7 +89,10 @@ class Page:
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title="reinvert studio", analytics_enabled=False, delete_cache=(600, 7200)) as page:
-            gr.Markdown("# reinvert studio\nEdit a picture with words, and see why the edit came out as it did.")
+            gr.Markdown(
+                "# reinvert studio\nEdit a picture with words, and see why the edit came out as it did.",
+                elem_id="title",
+            )
             with gr.Row():
                 with gr.Column(scale=5, min_width=320):
                     self._start()
@@ -110,7 +112,7 @@ class Page:
         names = self.house.shelf.names
         self.model = gr.Dropdown(list(names), value=names[0], label="Model", visible=len(names) > 1)
         self.picture = gr.Image(
-            label="Picture", type="filepath", sources=["upload", "clipboard"], height=280, buttons=[], elem_id="picture"
+            label="Picture", type="filepath", sources=["upload", "clipboard"], height=240, buttons=[], elem_id="picture"
         )
         self.source = gr.Textbox(label="What it shows", placeholder="a red cat on grass", elem_id="source")
         self.suggest = gr.Button("Suggest what it shows", size="sm", min_width=100, elem_id="suggest")
@@ -121,7 +123,7 @@ class Page:
         self.status = gr.HTML(
             texts.note("Take an example, draw a scene, or drop a picture."), elem_id="status", container=False
         )
-        self.preview = gr.Image(label="Growing preview", visible=False, interactive=False, buttons=[], height=220)
+        self.preview = gr.Image(label="Growing preview", visible=False, interactive=False, buttons=[], height=180)
         self.examples = gr.Gallery(
             [(str(self._example(index)), example.title) for index, example in enumerate(EXAMPLES)],
             label="Examples",
@@ -200,7 +202,9 @@ class Page:
             with gr.Row():
                 self.region = gr.Textbox(label="Region", placeholder="the red cat", min_width=120, elem_id="region")
                 self.find = gr.Button("Show it", min_width=100, elem_id="find-region")
-            self.found = gr.Image(label="The region", interactive=False, buttons=[], height=220, elem_id="found-region")
+            self.found = gr.Image(
+                label="The region", interactive=False, buttons=[], height=220, visible=False, elem_id="found-region"
+            )
             gr.Markdown("Or paint over what may change.")
             self.mask = gr.ImageEditor(
                 label="Mask",
@@ -231,7 +235,7 @@ class Page:
 
     def _settings(self, fields: Sequence[Field], request: gr.Request) -> None:
         session = self.session(request)
-        with gr.Row():
+        with gr.Row(elem_classes="ri-settings"):
             for field in fields:
                 self._control(session, field)
 
@@ -385,16 +389,16 @@ class Page:
         self.target_word.input(self.look_target, looked, [*watched, *maps, self.source_word], **slow)
         self.at_step.release(self.look, looked, [*watched, *maps], **slow)
 
+        taken = [
+            *opened, self.target, self.model, *self.choices, self.guidance, self.steps, self.seed, self.blend_source,
+            self.blend_target, self.outside, self.fit, self.any_words, self.force,
+        ]  # fmt: skip
         self.compared.change(self.choose_compared, self.compared, [self.pairs, self.targets, self.sweep], **quick)
         compared = [self.compared, self.pairs, self.targets, self.swept, self.values, *asked]
         cells = [self.cells, self.cell_numbers, self.sheet]
         self.compare.click(self.compare_all, compared, [*watched, *self.view, *cells], **slow)
-        self.cells.select(self.open_cell, self.cell_numbers, [self.status, *self.view], **slow)
+        self.cells.select(self.open_cell, self.cell_numbers, [*taken, *self.view], **slow)
         self.history.select(self.open_old, None, [self.status, *self.view], **slow)
-        taken = [
-            self.source, self.target, *self.choices, self.guidance, self.steps, self.seed, self.blend_source,
-            self.blend_target, self.outside, self.fit, self.any_words, self.force, self.status,
-        ]  # fmt: skip
         self.take_up.click(self.take_settings, self.number, taken, **slow)
 
     # --- the picture ------------------------------------------------------------------------------------------------
@@ -416,7 +420,7 @@ class Page:
             self.picture: shown,
             self.mask: {"background": shown, "layers": [], "composite": None},
             self.region: "",
-            self.found: None,
+            self.found: gr.update(value=None, visible=False),
             self.status: texts.note(f"{given.picture.width} x {given.picture.height} pixels. {then}"),
         }
         return changes | ({self.source: given.caption} if given.caption else {})
@@ -440,10 +444,10 @@ class Page:
             assert session.given is not None
             over = pictures.overlay(pictures.enlarged(session.given.picture), np.asarray(found.mask) > 0)
         except ReinvertError as error:
-            return {self.found: None, self.status: texts.error(str(error))}
+            return {self.found: gr.update(value=None, visible=False), self.status: texts.error(str(error))}
         share = 100 * found.record()["share"]
         note = texts.note(f"{found.words} is {share:.0f} % of the picture, and only that may change.")
-        return {self.found: self.shown(request, over), self.status: note}
+        return {self.found: gr.update(value=self.shown(request, over), visible=True), self.status: note}
 
     def example(self, event: gr.SelectData, request: gr.Request) -> Changes:
         chosen = EXAMPLES[int(event.index)]
@@ -499,8 +503,7 @@ class Page:
         legal = choices.inversions_for(editor)
         wanted = inversion or usual_inversion([editor], self._usual(model).inversion)
         inversion = wanted if wanted in legal else legal[0]
-        others = [name for name in editors if name != editor]
-        joins = joinable(self.house.shelf.get(model), inversion, editor, others)
+        joins = choices.joinable(inversion, editor)
         joined = [name for name in joined if name in joins]
         self.forms += 1
         methods = [registry.describe("editors", editor), registry.describe("inversions", inversion)]
@@ -515,7 +518,7 @@ class Page:
         }
 
     def _usual(self, model: str) -> Usual:
-        return self.house.shelf.get(model).usual
+        return self.house.shelf.choices(model).usual
 
     def _pairs(self, model: str) -> Changes:
         table, usual = self.house.shelf.choices(model).table, self._usual(model)
@@ -546,6 +549,7 @@ class Page:
             seed=int(seed or 0),
             blend=(before, after) if before or after else None,
             masked=session.mask is not None,
+            region=(region or "").strip(),
             fit=fit,
             paste_back=bool(outside),
             any_words=bool(any_words),
@@ -579,7 +583,6 @@ class Page:
         region, origin = edit.region()
         heat, most = pictures.difference(before, after)
         share = 100 * float(region.mean())
-        links, special = session.links(edit)
         old, new = edit.request.source.split(), edit.request.target.split()
         return {
             self.slider: (file(before), file(after)),
@@ -590,7 +593,7 @@ class Page:
             ],
             self.region_note: f"The brightest spot of the difference is {most} levels of 255. The region is "
             f"{share:.0f} % of the picture: {origin}.",
-            self.alignment: texts.alignment(links, special) if links else texts.note(
+            self.alignment: texts.alignment(edit.links, edit.special) if edit.links else texts.note(
                 "This editor does not share attention word by word; p2p does."),
             self.source_word: gr.update(choices=_numbered(old), value=None),
             self.target_word: gr.update(choices=_numbered(new), value=None),
@@ -680,7 +683,11 @@ class Page:
         yield from self.watched(updates(), finish, request)
 
     def open_cell(self, numbers: list[int], event: gr.SelectData, request: gr.Request) -> Changes:
-        return self._open(numbers[int(event.index)], request)
+        """A cell is opened with its settings."""
+        number = numbers[int(event.index)]
+        edit = self.session(request).find(number)
+        told = texts.note(f"Edit {number} is shown, and its settings are taken up: {edit.request.title}.")
+        return {**self._view(edit, request), **self._taken(edit, request), self.status: told}
 
     def open_old(self, event: gr.SelectData, request: gr.Request) -> Changes:
         return self._open(int(event.index) + 1, request)
@@ -691,14 +698,24 @@ class Page:
         return {**self._view(edit, request), self.status: texts.note(told[:1].upper() + told[1:])}
 
     def take_settings(self, number: int, request: gr.Request) -> Changes:
-        session = self.session(request)
         if not number:
             return {self.status: texts.note("Edit a picture first.")}
-        asked = session.take_up(session.find(number))
-        usual = self.house.shelf.get(asked.model).usual
+        told = texts.note(f"The settings of edit {number} are taken up.")
+        return {**self._taken(self.session(request).find(number), request), self.status: told}
+
+    def _taken(self, edit: Edit, request: gr.Request) -> Changes:
+        """The controls as an edit had them, with its picture and what was painted over it."""
+        session = self.session(request)
+        asked, again = session.take_up(edit), self._opened(request, "")
+        if edit.mask is not None and not asked.region:
+            size = pictures.enlarged(edit.given.picture).size
+            again[self.mask]["layers"] = [self.shown(request, pictures.paint(edit.mask, size))]
+        usual = self._usual(asked.model)
         before, after = asked.blend or ("", "")
         return {
+            **again,
             **self._methods(asked.model, asked.editors[0], asked.asked_inversion, asked.editors[1:]),
+            self.model: asked.model,
             self.source: asked.source,
             self.target: asked.target,
             self.guidance: usual.guidance if asked.guidance is None else asked.guidance,
@@ -706,11 +723,11 @@ class Page:
             self.seed: asked.seed,
             self.blend_source: before,
             self.blend_target: after,
+            self.region: asked.region,
             self.outside: asked.paste_back,
             self.fit: asked.fit,
             self.any_words: asked.any_words,
             self.force: asked.force,
-            self.status: texts.note(f"The settings of edit {number} are taken up."),
         }
 
 

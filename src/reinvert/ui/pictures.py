@@ -48,6 +48,13 @@ def overlay(picture: Image.Image, region: NDArray[np.bool_]) -> Image.Image:
     return Image.fromarray(shown.round().astype(np.uint8))
 
 
+def paint(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A mask as it is painted: white where it is, transparent elsewhere, of the size of what lies below."""
+    painted = Image.new("RGBA", size, "white")
+    painted.putalpha(mask.resize(size, Image.Resampling.NEAREST))
+    return painted
+
+
 def over(picture: Image.Image, values: NDArray[np.floating]) -> Image.Image:
     """Values [h, w] as heat over a grey picture; the largest value is the brightest."""
     most = float(values.max())

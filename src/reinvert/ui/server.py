@@ -61,7 +61,7 @@ def serve(models: Sequence[str], address: Address, device: str, dtype: str, *, w
         raise ReinvertError("the studio needs Gradio: pip install 'reinvert[studio]'") from error
     from reinvert.ui.house import House
     from reinvert.ui.page import build, theme
-    from reinvert.ui.texts import CSS
+    from reinvert.ui.texts import CSS, JS
 
     house = House(models, device, dtype)
     os.environ["GRADIO_TEMP_DIR"] = str(house.uploads)
@@ -87,6 +87,7 @@ def serve(models: Sequence[str], address: Address, device: str, dtype: str, *, w
                 max_file_size=LARGEST_UPLOAD,
                 theme=theme(),
                 css=CSS,
+                js=JS,
             )
         except OSError as error:
             where = "" if address.port is None else f" {address.port}"

@@ -80,6 +80,8 @@ class Request(Asked):
 
     masked: bool = False
     """Whether the session's mask is used."""
+    region: str = ""
+    """The words that the mask was named by."""
 
     @property
     def asked_inversion(self) -> str:
@@ -121,6 +123,11 @@ class Edit:
     """Whether the picture was inverted for it; False where an inversion that was kept was rendered again."""
     notes: tuple[str, ...]
     """Warnings."""
+    links: tuple[Link, ...]
+    """Which token of the source each token of the target takes its attention from; none where no editor shares
+    attention by words."""
+    special: int
+    """How many tokens stand before the words."""
     files: tuple[Path, ...]
     script: Script
 
@@ -301,7 +308,7 @@ class Session:
 
         def work(tell: Tell) -> WordMaps:
             if edit.number not in self._maps:
-                model = self.shelf.get(edit.request.model)
+                model = self._model(edit.request.model, tell)
                 _, editors = self.methods(edit.request, edit.mask is not None)
                 clock = Clock()
                 self._maps[edit.number] = word_maps(
@@ -319,17 +326,11 @@ class Session:
 
         return self._serve(work)
 
-    def links(self, edit: Edit) -> tuple[list[Link], int]:
-        """Which token of the source each token of the target takes its attention from, and how many tokens stand
-        before the words; no links where no editor shares attention by words."""
-        model = self.shelf.get(edit.request.model)
-        _, editors = self.methods(edit.request, edit.mask is not None)
-        p2p = next((editor for editor in editors if isinstance(editor, P2P)), None)
-        if p2p is None:
-            return [], 0
-        source, target = edit.request.source, edit.request.target
-        found = explain(model.tokenizer, source, target, p2p.kind_for(source, target))
-        return found, max(0, len(model.tokenizer.encode("")) - 1)
+    def _model(self, name: str, tell: Tell) -> Backbone:
+        """The model, loaded if it is not held."""
+        if not self.shelf.is_held(name):
+            tell(Working(f"loading {name}"))
+        return self.shelf.get(name)
 
     def _serve(self, work: Any) -> Iterator[Update]:
         self._stop.set()  # one thing at a time: what this person asked for before is not wanted any more
@@ -346,9 +347,7 @@ class Session:
             raise ReinvertError("say what the picture shows")
         if not request.target.strip():
             raise ReinvertError("say what the picture is to show")
-        if not self.shelf.is_held(request.model):
-            tell(Working(f"loading {request.model}"))
-        model: Backbone = self.shelf.get(request.model)
+        model = self._model(request.model, tell)
         meter = Meter(model.tally)
         inversion, editors = self.methods(request, mask is not None)
         with warnings.catch_warnings(record=True) as caught:
@@ -394,12 +393,20 @@ class Session:
         name = request.asked_inversion
         return registry.make("inversions", name, request.settings.get(name)), editors
 
+    def _links(self, model: Backbone, request: Request, masked: bool) -> tuple[tuple[Link, ...], int]:
+        """`Edit.links` and `Edit.special`."""
+        _, editors = self.methods(request, masked)
+        p2p = next((editor for editor in editors if isinstance(editor, P2P)), None)
+        if p2p is None:
+            return (), 0
+        found = explain(model.tokenizer, request.source, request.target, p2p.kind_for(request.source, request.target))
+        return tuple(found), max(0, len(model.tokenizer.encode("")) - 1)
+
     def load(self, name: str) -> Iterator[Update]:
         """Load a model and find out what it can run; the last update is `Done` with its `Choices`."""
 
         def work(tell: Tell) -> Choices:
-            tell(Working(f"loading {name}"))
-            self.shelf.get(name)
+            self._model(name, tell)
             return self.shelf.choices(name)
 
         return self._serve(work)
@@ -436,7 +443,8 @@ class Session:
         return made
 
     def take_up(self, edit: Edit) -> Request:
-        """Set all settings to those of an older edit, and its picture and mask; its request."""
+        """Set all settings to those of an older edit, and take its picture and mask again; its request."""
+        self.given, self.mask = edit.given, edit.mask
         self.settings = {name: dict(values) for name, values in edit.request.settings.items()}
         return edit.request
 
@@ -483,7 +491,10 @@ class Session:
         }
         write_picture(picture, output, about)
         files = (output, sidecar_of(output), path, source, *([] if mask_path is None else [mask_path]))
-        return Edit(number, request, given, picture, result, trajectory, mask, inverted, notes, files, script)
+        links, special = self._links(model, request, mask is not None)
+        return Edit(
+            number, request, given, picture, result, trajectory, mask, inverted, notes, links, special, files, script
+        )
 
     def _script(self, request: Request, picture: str, output: str, mask: str | None) -> Script:
         settings = {name: values for name, values in request.settings.items() if values}

@@ -10,14 +10,26 @@ from functools import partial
 from reinvert import pairs, registry
 from reinvert.backbones import Backbone, load
 from reinvert.errors import ReinvertError
-from reinvert.models import check_name
+from reinvert.models import Usual, check_name
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The methods that a model can run: for each inversion and editor why they do not go together, or None."""
+    """What a model can run and what is usual for it, as the page needs it when another model is held."""
 
     table: dict[str, dict[str, str | None]]
+    """For each inversion and editor why they do not go together, or None."""
+    usual: Usual
+    lacking: dict[str, str | None]
+    """What the model lacks for each editor, or None."""
+
+    @classmethod
+    def of(cls, model: Backbone) -> Choices:
+        """Ask a model."""
+        editors = [registry.make("editors", name) for name in registry.names("editors")]
+        return cls(
+            pairs.matrix(model), model.usual, {editor.name: editor.lacks(model, masked=True) for editor in editors}
+        )
 
     def all_editors(self) -> tuple[str, ...]:
         """Every editor that goes with an inversion at least."""
@@ -31,6 +43,13 @@ class Choices:
     def refused_for(self, editor: str) -> dict[str, str]:
         """The inversions that it does not go with, and why."""
         return {name: why for name, row in self.table.items() if (why := row[editor]) is not None}
+
+    def joinable(self, inversion: str, editor: str) -> tuple[str, ...]:
+        """The editors that can be joined to another."""
+        inverts, first = registry.make("inversions", inversion), registry.make("editors", editor)
+        others = [registry.make("editors", name) for name in self.all_editors() if name != editor]
+        able = [other for other in others if self.lacking[other.name] is None]
+        return tuple(other.name for other in able if pairs.why_not(inverts, [first, other]) is None)
 
 
 class Shelf:
@@ -75,15 +94,10 @@ class Shelf:
 
     def choices(self, name: str) -> Choices:
         """What the model can run; it is loaded for this if it has not been asked before."""
-        model = self.get(name)
-        with self._lock:  # several people arrive at once
-            if name not in self._choices:
-                self._choices[name] = Choices(pairs.matrix(model))
-            return self._choices[name]
-
-
-def joinable(model: Backbone, inversion: str, editor: str, candidates: Sequence[str]) -> tuple[str, ...]:
-    """The editors that can be joined to another on a model."""
-    inverts, first = registry.make("inversions", inversion), registry.make("editors", editor)
-    made = {name: registry.make("editors", name) for name in candidates}
-    return tuple(n for n, e in made.items() if pairs.why_not(inverts, [first, e], model=model) is None)
+        self.check(name)
+        if name not in self._choices:
+            model = self.get(name)
+            with self._lock:  # several people arrive at once
+                if name not in self._choices:
+                    self._choices[name] = Choices.of(model)
+        return self._choices[name]

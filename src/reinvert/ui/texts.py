@@ -108,9 +108,33 @@ CSS = """
 .gradio-container {max-width: 1440px !important}
 #examples .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}
 #sides .grid-container {grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)) !important}
+:is(#history, #cells) .grid-container {grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important}
+#history .caption-label {font-size: .75rem}
+.ri-settings > .form {display: grid !important; grid-template-columns: repeat(auto-fit, minmax(min(260px, 100%), 1fr));
+  background: var(--block-background-fill) !important}
+#title h1 {font-size: 1.4rem; margin: 0} #title p {margin: 0}
+:is(#editor, #inversion) input {text-overflow: ellipsis; padding-right: 1.6em !important}
+#files .label-clear-button {display: none}
 .grid-wrap.fixed-height {min-height: 0 !important}
 #examples .caption-label {font-size: .7rem; padding: 0 .3em; max-width: 100%}
 .gradio-container :is(button, input, textarea, summary, a, [tabindex]):focus-visible {
   outline: 3px solid var(--color-accent) !important; outline-offset: 2px}
 footer {display: none !important}
+"""
+
+JS = """
+() => {
+  // The thumbnails of a gallery are called after what is written on them, not "Thumbnail 1 of 4".
+  const name = () => document.querySelectorAll('.grid-container button').forEach(button => {
+    const said = button.querySelector('.caption-label')?.innerText.trim();
+    if (said && button.getAttribute('aria-label') !== said) button.setAttribute('aria-label', said);
+  });
+  let due = false;
+  new MutationObserver(() => {
+    if (due) return;
+    due = true;
+    setTimeout(() => { due = false; name(); }, 200);
+  }).observe(document.body, {childList: true, subtree: true});
+  name();
+}
 """
