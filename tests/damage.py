@@ -8,14 +8,19 @@ from __future__ import annotations
 import copy
 import json
 import os
+import struct
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
+from PIL import Image
 
 from reinvert.errors import ReinvertError
 
@@ -160,6 +165,25 @@ def _broken(draw: st.DrawFn, content: bytes) -> bytes:
             return content[:start] + b"\0" * min(64, len(content) - start) + content[start + 64 :]
         case _:
             return b""
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def hostile_pictures(folder: Path, count: int) -> Iterator[Path]:
+    """Files that are no pictures though they say so: cut off, of no size, of far too many pixels, of other kinds."""
+    file = BytesIO()
+    Image.new("RGB", (40, 40), "red").save(file, "PNG")
+    whole, huge = file.getvalue(), file.getvalue()[:16] + struct.pack(">II", 60_000, 60_000)
+    huge += file.getvalue()[24:29] + struct.pack(">I", zlib.crc32(b"IHDR" + huge[16:24] + file.getvalue()[24:29]))
+    none = huge[:16] + bytes(8) + huge[24:]
+    kinds = [b"", b"GIF89a", b"<svg onload='alert(1)'/>", b"\x80\x04K\x01.", b"%PDF-1.7", b"PK\x03\x04", huge, none]
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        head = whole[: int(rng.integers(1, 60))] if i % 2 else kinds[i // 2 % len(kinds)]
+        path = folder / f"{i}.png"
+        path.write_bytes(head + (rng.bytes(30) if i > 2 * len(kinds) else b""))
+        yield path
 
 
 # --- the watch ------------------------------------------------------------------------------------------------------

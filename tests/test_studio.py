@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 import shlex
-import struct
 import threading
-import zlib
+import weakref
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from damage import hostile_pictures
 from PIL import Image
 
 from reinvert import pairs, registry
@@ -26,7 +26,7 @@ from reinvert.script import Script
 from reinvert.ui import pictures, texts
 from reinvert.ui.forms import fields_of
 from reinvert.ui.house import PREFIX, House, sweep
-from reinvert.ui.jobs import Done, Line, Stopped, Waiting, Working, serve
+from reinvert.ui.jobs import Done, Line, Stopped, Tell, Waiting, Working, serve
 from reinvert.ui.server import Address, read_auth
 from reinvert.ui.session import Edit, Request, Session, estimate, sheet, swept
 from reinvert.ui.shelf import Shelf
@@ -46,22 +46,6 @@ def session(shelf: Shelf, tmp_path: Path) -> Session:
     made = Session(shelf, Line(), tmp_path / "session")
     made.draw(CAT)
     return made
-
-
-def hostile(folder: Path, count: int) -> Iterator[Path]:
-    """Files that are no pictures though they say so: cut off, of no size, of far too many pixels, of other kinds."""
-    file = BytesIO()
-    Image.new("RGB", (40, 40), "red").save(file, "PNG")
-    whole, huge = file.getvalue(), file.getvalue()[:16] + struct.pack(">II", 60_000, 60_000)
-    huge += file.getvalue()[24:29] + struct.pack(">I", zlib.crc32(b"IHDR" + huge[16:24] + file.getvalue()[24:29]))
-    none = huge[:16] + bytes(8) + huge[24:]
-    kinds = [b"", b"GIF89a", b"<svg onload='alert(1)'/>", b"\x80\x04K\x01.", b"%PDF-1.7", b"PK\x03\x04", huge, none]
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        head = whole[: int(rng.integers(1, 60))] if i % 2 else kinds[i // 2 % len(kinds)]
-        path = folder / f"{i}.png"
-        path.write_bytes(head + (rng.bytes(30) if i > 2 * len(kinds) else b""))
-        yield path
 
 
 def last(updates: Iterator) -> Edit:
@@ -200,20 +184,44 @@ def test_without_a_picture_there_is_nothing_to_edit(shelf: Shelf, tmp_path: Path
         Session(shelf, Line(), tmp_path).edit(QUICK)
 
 
-def test_stop_stops_within_a_step(session: Session):
-    steps: list[Working] = []
+@pytest.mark.parametrize(("stage", "rows"), [("inverting", 1), ("editing", 4)])
+def test_stop_stops_within_a_step(session: Session, stage: str, rows: int):
+    tally = session.shelf.get("picturebook").tally
+    at_stop: list[int] = []
 
     def look() -> None:
         for update in session.edit(Request(CAT, DOG, steps=40)):
-            if isinstance(update, Working) and update.done:
-                steps.append(update)
+            if isinstance(update, Working) and update.stage == stage and update.done and not at_stop:
                 session.stop()
+                at_stop.append(tally.forwards)
 
     with pytest.raises(Stopped):
         look()
-    assert steps[-1].done < 6  # the step in progress, and those that were told while this one was looked at
+    assert (
+        tally.forwards - at_stop[0] <= rows
+    )  # the step that was in progress: source and target, with and without words
     assert session.history == []
     assert last(session.edit(QUICK)).number == 1
+
+
+def test_not_every_step_is_shown_but_the_end_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("reinvert.ui.jobs.PACE", 1e9)
+
+    def work(tell: Tell) -> str:
+        preview = Image.new("RGB", (8, 8))
+        for step in range(1, 50):
+            tell(Working("counting", step, 50, preview=preview if step == 7 else None))
+            if step == 1:
+                shown.wait(10)
+        return "over"
+
+    shown = threading.Event()
+    updates = serve(Line(), work, threading.Event())
+    first = next(updates)
+    shown.set()
+    assert isinstance(first, Working)
+    assert first.done == 1
+    assert list(updates) == [Done("over")]
 
 
 def test_progress_has_the_time_left_and_a_growing_preview(session: Session, monkeypatch: pytest.MonkeyPatch):
@@ -244,13 +252,46 @@ def test_several_methods_targets_or_values_make_one_sheet(session: Session):
     edits = last(session.compare([one for _, one in methods]))
     assert [edit.request.title for edit in edits] == ["direct + p2p", "none + sdedit"]
     assert sheet(edits, [title for title, _ in methods]).width > 3 * 256
-    session.settings = {"p2p": {"cross": 0.9}}
-    assert session.take_up(edits[0]) == methods[0][1]
-    assert session.settings == {}
     for wrong in (("targets", "", ""), ("one setting", "guidance", "much"), ("one setting", "steps", "2.5")):
         with pytest.raises(ReinvertError):
             session.variants(QUICK, wrong[0], [], "", *wrong[1:])
     assert {"guidance", "p2p.cross", "direct.strength"} <= set(swept("direct", ["p2p"]))
+
+
+def test_an_older_edit_is_taken_up_with_its_settings_picture_and_region(session: Session):
+    session.set_mask(None, "the cat")
+    settings = {"p2p": {"cross": 0.7}}
+    asked = Request(CAT, DOG, steps=2, settings=settings, masked=True, region="the cat")
+    old, region = last(session.edit(asked)), session.mask
+    session.draw("a blue boat in the sea")
+    session.settings = {"p2p": {"cross": 0.9}}
+    assert session.take_up(old) == asked
+    assert session.settings == settings
+    assert session.given is old.given
+    assert session.mask is region
+    again = last(session.edit(asked))
+    assert not again.inverted
+    assert again.path.read_bytes() == old.path.read_bytes()
+    assert json.loads(again.files[1].read_text())["mask"]["region"] == "the cat"
+
+
+def test_one_model_is_held_and_an_edit_of_another_is_looked_at_without_it(tmp_path: Path):
+    shelf = Shelf(["picturebook", "picturebook-flow"], "cpu")
+    session = Session(shelf, Line(), tmp_path / "session")
+    session.draw(CAT)
+    edit = last(session.edit(QUICK))
+    first = weakref.ref(shelf.get("picturebook"))
+    told = [u.stage for u in session.load("picturebook-flow") if isinstance(u, Working)]
+    assert told == ["loading picturebook-flow"]
+    gc.collect()
+    assert first() is None
+    assert "flowedit" in shelf.choices("picturebook-flow").all_editors()
+    assert "flowedit" not in shelf.choices("picturebook").all_editors()
+    assert edit.links
+    assert session.take_up(edit).model == "picturebook"
+    assert shelf.is_held("picturebook-flow")
+    assert last(session.words(edit)).words[1] == tuple(DOG.split())
+    assert shelf.is_held("picturebook")
 
 
 def test_words_have_maps_where_the_network_looks(session: Session):
@@ -389,7 +430,7 @@ def test_a_control_takes_what_the_flag_takes(session: Session):
 def test_a_hundred_hostile_uploads_are_one_sentence_each(session: Session, tmp_path: Path):
     kept = session.given
     count = 0
-    for path in hostile(tmp_path, 100):
+    for path in hostile_pictures(tmp_path, 100):
         with pytest.raises(ReinvertError) as told:
             session.open(path, path.stem)
         assert str(told.value).isprintable()

@@ -110,7 +110,7 @@ class Page:
 
     def _start(self) -> None:
         names = self.house.shelf.names
-        self.model = gr.Dropdown(list(names), value=names[0], label="Model", visible=len(names) > 1)
+        self.model = gr.Dropdown(list(names), value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
         self.picture = gr.Image(
             label="Picture", type="filepath", sources=["upload", "clipboard"], height=240, buttons=[], elem_id="picture"
         )
@@ -142,11 +142,13 @@ class Page:
             with gr.Row():
                 self.color = gr.Dropdown(list(COLORS), value="red", label="Colour", min_width=100)
                 self.material = gr.Dropdown(list(MATERIALS), value="plain", label="Material", min_width=100)
-                self.kind = gr.Dropdown(list(KINDS), value="cat", label="Thing", min_width=100)
+                self.kind = gr.Dropdown(list(KINDS), value="cat", label="Thing", min_width=100, elem_id="scene-kind")
             with gr.Row():
                 self.wearing = gr.Dropdown([NONE, *WEARABLES], value=NONE, label="Wearing", min_width=100)
                 self.facing = gr.Dropdown([NONE, *FACINGS], value=NONE, label="Facing", min_width=100)
-                self.place = gr.Dropdown(list(BACKGROUNDS), value="grass", label="Place", min_width=100)
+                self.place = gr.Dropdown(
+                    list(BACKGROUNDS), value="grass", label="Place", min_width=100, elem_id="scene-place"
+                )
             with gr.Row():
                 self.style = gr.Dropdown(list(STYLES), value="drawn", label="Style", min_width=100)
                 self.scene_seed = gr.Number(0, precision=0, minimum=0, label="Seed of the scene", min_width=100)
@@ -267,7 +269,9 @@ class Page:
                 return texts.error(str(error))
             return gr.skip()
 
-        widget.change(changed, widget, self.status, queue=False, show_progress="hidden", api_visibility="private")
+        # `input` comes of persons alone, but not of what they paste, nor of a slider that they set back.
+        moved = widget.change if field.look in ("text", "share") else widget.input
+        moved(changed, widget, self.status, queue=False, show_progress="hidden", api_visibility="private")
 
     def _see(self) -> None:
         with gr.Tab("Result", render_children=True):
@@ -289,7 +293,7 @@ class Page:
             )
             self.source_word = gr.Radio([], label="Words of what it shows", elem_id="source-words")
             self.target_word = gr.Radio([], label="Words of what it is to show", elem_id="target-words")
-            self.at_step = gr.Slider(0, 50, value=0, step=1, label="Step (0: the mean of all)")
+            self.at_step = gr.Slider(0, 50, value=0, step=1, label="Step (0: the mean of all)", elem_id="at-step")
             with gr.Row():
                 self.source_map = gr.Image(label="Where the source looks", interactive=False, buttons=[])
                 self.target_map = gr.Image(label="Where the edit looks", interactive=False, buttons=[])
@@ -302,7 +306,9 @@ class Page:
             )
             self.targets = gr.Textbox(label="Targets, one a line", lines=3, visible=False, elem_id="compare-targets")
             with gr.Row(visible=False) as self.sweep:
-                self.swept = gr.Dropdown(["guidance", "steps", "seed"], value="guidance", label="Setting")
+                self.swept = gr.Dropdown(
+                    ["guidance", "steps", "seed"], value="guidance", label="Setting", elem_id="compare-setting"
+                )
                 self.values = gr.Textbox(label="Values", placeholder="1, 3, 5", elem_id="compare-values")
             self.compare = gr.Button("Compare", elem_id="compare")
             self.cells = gr.Gallery(
@@ -314,7 +320,7 @@ class Page:
                 elem_id="cells",
             )
             self.cell_numbers = gr.State([])
-            self.sheet = gr.DownloadButton("Download the sheet", visible=False)
+            self.sheet = gr.DownloadButton("Download the sheet", visible=False, elem_id="sheet")
 
     def _keep(self) -> None:
         with gr.Tab("Keep", elem_id="keep-tab", render_children=True):
@@ -387,7 +393,9 @@ class Page:
         maps = [self.source_map, self.target_map, self.at_step]
         self.source_word.input(self.look_source, looked, [*watched, *maps, self.target_word], **slow)
         self.target_word.input(self.look_target, looked, [*watched, *maps, self.source_word], **slow)
-        self.at_step.release(self.look, looked, [*watched, *maps], **slow)
+        moved = [self.at_step.release, self.at_step.input]  # by the mouse, and by the keyboard
+        latest: dict[str, Any] = {**slow, "trigger_mode": "always_last"}
+        gr.on(moved, self.look, looked, [*watched, *maps], **latest)
 
         taken = [
             *opened, self.target, self.model, *self.choices, self.guidance, self.steps, self.seed, self.blend_source,
@@ -470,10 +478,10 @@ class Page:
 
     # --- models and methods -----------------------------------------------------------------------------------------
 
-    def arrive(self, model: str) -> Changes:
+    def arrive(self, model: str, request: gr.Request) -> Changes:
         """The lists of methods, as soon as the model is there."""
         try:
-            return self._methods(model, self._usual(model).editor, None, []) | self._pairs(model)
+            return self._methods(request, model, self._usual(model).editor, None, []) | self._pairs(model)
         except ReinvertError as error:
             return {self.status: texts.error(str(error))}
 
@@ -483,20 +491,34 @@ class Page:
         def finish(_: Any) -> Changes:
             usual = self._usual(model)
             told = texts.note(f"{model} is loaded.")
-            lists = self._methods(model, self._usual(model).editor, None, []) | self._pairs(model)
+            lists = self._methods(request, model, usual.editor, None, []) | self._pairs(model)
             return {**lists, self.steps: usual.steps, self.guidance: usual.guidance, self.status: told}
 
         yield from self.watched(session.load(model), finish, request)
 
-    def choose_editor(self, model: str, editor: str) -> Changes:
-        return self._methods(model, editor, None, [])
+    def choose_editor(self, model: str, editor: str, request: gr.Request) -> Changes:
+        return self._methods(request, model, editor, None, [], anew=False)
 
-    def choose_inversion(self, model: str, editor: str, inversion: str, joined: list[str]) -> Changes:
+    def choose_inversion(
+        self, model: str, editor: str, inversion: str, joined: list[str], request: gr.Request
+    ) -> Changes:
         """An inversion, or editors that are joined to the first, were chosen."""
-        return self._methods(model, editor, inversion, joined)
+        return self._methods(request, model, editor, inversion, joined, anew=False)
 
-    def _methods(self, model: str, editor: str, inversion: str | None, joined: Sequence[str]) -> Changes:
-        """The lists of methods around an editor: what goes with it, described, and why the others do not."""
+    def _methods(
+        self,
+        request: gr.Request,
+        model: str,
+        editor: str,
+        inversion: str | None,
+        joined: Sequence[str],
+        anew: bool = True,
+    ) -> Changes:
+        """The lists of methods around an editor: what goes with it, described, and why the others do not.
+
+        Their settings are shown anew, or only if they are others: lists tell a choice twice, and what a control says
+        that is being put there finds nobody if it has been replaced already.
+        """
         choices = self.house.shelf.choices(model)
         editors = choices.all_editors()
         editor = editor if editor in editors else editors[0]
@@ -505,17 +527,21 @@ class Page:
         inversion = wanted if wanted in legal else legal[0]
         joins = choices.joinable(inversion, editor)
         joined = [name for name in joined if name in joins]
-        self.forms += 1
         methods = [registry.describe("editors", editor), registry.describe("inversions", inversion)]
-        return {
+        changes: Changes = {
             self.editor: gr.update(choices=_titled("editors", editors), value=editor),
             self.inversion: gr.update(choices=_titled("inversions", legal), value=inversion),
             self.joined: gr.update(choices=list(joins), value=joined),
             self.swept: gr.update(choices=swept(inversion, (editor, *joined)), value="guidance"),
-            self.form: (self.forms, inversion, editor, *joined),
             self.described: "\n\n".join(about(method) for method in methods),
             self.refused: texts.refused(choices.refused_for(editor)),
         }
+        session, shown = self.session(request), (inversion, editor, *joined)
+        if anew or shown != session.methods_shown:
+            self.forms += 1
+            changes[self.form] = (self.forms, *shown)
+            session.methods_shown = shown
+        return changes
 
     def _usual(self, model: str) -> Usual:
         return self.house.shelf.choices(model).usual
@@ -597,7 +623,7 @@ class Page:
                 "This editor does not share attention word by word; p2p does."),
             self.source_word: gr.update(choices=_numbered(old), value=None),
             self.target_word: gr.update(choices=_numbered(new), value=None),
-            self.at_step: gr.update(maximum=edit.trajectory.walked, value=0),
+            self.at_step: gr.update(maximum=max(1, edit.trajectory.walked), value=0),
             self.source_map: None,
             self.target_map: None,
             self.history: [(file(e.picture), f"{e.number}. {e.request.target}") for e in session.history],
@@ -640,11 +666,14 @@ class Page:
 
         def finish(maps: WordMaps) -> Changes:
             made: Changes = {place: None for place, _, _ in looked}
+            steps = len(maps.maps)  # some editors leave steps out
+            at = min(int(step or 0), steps)
             for branch, (place, picture, word) in enumerate(looked):
                 if word is not None:
-                    values = maps.of(branch, word, None if not step else int(step) - 1).numpy()
+                    values = maps.of(branch, word, at - 1 if at else None).numpy()
                     made[place] = self.shown(request, pictures.over(picture, values))
-            when = "at all steps together" if not step else f"at step {int(step)}"
+            made[self.at_step] = gr.update(maximum=steps, value=at)
+            when = f"at step {at} of {steps}" if at else "at all steps together"
             return {**made, **also, self.status: texts.done(f"where the network looks {when} is shown under Words")}
 
         yield from self.watched(session.words(edit), finish, request)
@@ -714,7 +743,7 @@ class Page:
         before, after = asked.blend or ("", "")
         return {
             **again,
-            **self._methods(asked.model, asked.editors[0], asked.asked_inversion, asked.editors[1:]),
+            **self._methods(request, asked.model, asked.editors[0], asked.asked_inversion, asked.editors[1:]),
             self.model: asked.model,
             self.source: asked.source,
             self.target: asked.target,

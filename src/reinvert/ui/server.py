@@ -120,6 +120,9 @@ def _only_from_here(app: Any) -> None:
             await inner(scope, receive, with_policy if scope["type"] == "http" else send)
         except ClientDisconnect:  # a browser that left in the midst of a question needs no answer
             return
+        except RuntimeError as error:  # nor one that left while its pictures were sent, which are gone then
+            if not isinstance(error.__context__, FileNotFoundError):
+                raise
 
     app.middleware_stack = stack
 

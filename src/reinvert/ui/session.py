@@ -195,6 +195,8 @@ class Session:
         self.history: list[Edit] = []
         self.settings: dict[str, dict[str, Any]] = {}
         """Fields of methods that the person has set, by method: those of the next request."""
+        self.methods_shown: tuple[str, ...] = ()
+        """The inversion and the editors whose settings the page shows."""
         self._maps: dict[int, WordMaps] = {}
         self._regions: dict[tuple[int, str, str], Region] = {}
         self._stop = threading.Event()

@@ -74,7 +74,9 @@ class Shelf:
         with self._lock:
             if self._held is None or self._held[0] != name:
                 self._held = None  # before the other is loaded: together they may be too much
-                self._held = name, load(name, self.device, self.dtype)
+                model = load(name, self.device, self.dtype)
+                self._choices[name] = Choices.of(model)  # now: asking later could mean loading it again
+                self._held = name, model
             return self._held[1]
 
     def is_held(self, name: str) -> bool:
@@ -94,10 +96,6 @@ class Shelf:
 
     def choices(self, name: str) -> Choices:
         """What the model can run; it is loaded for this if it has not been asked before."""
-        self.check(name)
         if name not in self._choices:
-            model = self.get(name)
-            with self._lock:  # several people arrive at once
-                if name not in self._choices:
-                    self._choices[name] = Choices.of(model)
+            self.get(name)
         return self._choices[name]

@@ -39,6 +39,7 @@ HERE = {
     "studio with --model and a Stable Diffusion checkpoint for photographs, or tick the box under All settings",
     "needs a mask (--mask)": "needs a mask: paint one under Change only a part",
     "(--blend cat dog) or a mask (--mask)": "or a mask: give them under Change only a part",
+    "local_blend acts on": "local_blend (the words under Change only a part) acts on",
     "choose another --guidance": "choose another strength",
 }
 """What the command line's sentences name by its options, as the page has it."""
