@@ -136,6 +136,20 @@ def test_pictures_and_costs_are_those_of_the_verbs(place: Place, tiny, tmp_path:
     assert masked["one"].image is None
 
 
+def test_a_row_never_mixes_edits_with_a_region_and_without(place: Place, tiny_folder: Path, tmp_path: Path) -> None:
+    # Prompt-to-Prompt could do without a mask; told to use it, it is left out where there is none.
+    body = P2P.replace("blend = true", "mask = true")
+    assert body != P2P
+    told = {**place.recipes, "local": write_recipe(tmp_path, "local", tiny_folder, body)}
+    records = done(replace(place, recipes=told).plan(tmp_path / "out", "local", "p2p"), tmp_path / "out")
+    masks = {case.id: case.open_mask is not None for case in open_data(place.data)}
+    assert set(masks.values()) == {True, False}
+    for case, record in row(records, "local").items():
+        assert record.mask_used is masks[case] is (record.image is not None)
+        assert masks[case] or f"needs a mask of every case, and {case} has none" in record.error
+    assert not any(record.mask_used for record in row(records, "p2p").values())
+
+
 def test_trivial_rows(place: Place, tiny, tmp_path: Path) -> None:
     records = done(place.plan(tmp_path, "ddim", limit=1), tmp_path)
     shown = fit_image(open_data(place.data).cases[0].picture(), tiny.image_size, tiny.multiple)[0]
@@ -172,9 +186,9 @@ def test_one_inversion_serves_every_recipe_that_shares_it(
 ) -> None:
     invert, seen = recipes.Recipe.invert, list[tuple[str, int]]()
 
-    def watched(recipe: Any, model: Any, pictures: Any, sources: Any, **more: Any) -> Any:
+    def watched(recipe: Any, model: Any, pictures: Any, *more: Any) -> Any:
         seen.append((recipe.inversion["name"], len(pictures)))
-        return invert(recipe, model, pictures, sources, **more)
+        return invert(recipe, model, pictures, *more)
 
     monkeypatch.setattr(recipes.Recipe, "invert", watched)
     before = tiny.tally.copy()

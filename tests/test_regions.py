@@ -9,13 +9,14 @@ from random import Random
 
 import numpy as np
 import pytest
+import skimage
 import torch
 from PIL import Image
 
 import reinvert
 from reinvert import ReinvertError, regions
-from reinvert.picturebook.draw import draw, draw_thing, thing_masks, worn_masks
-from reinvert.picturebook.fitting import fit_scene
+from reinvert.picturebook.draw import Detail, draw, draw_thing, thing_masks, worn_masks
+from reinvert.picturebook.fitting import FOREIGN, fit_scene
 from reinvert.picturebook.naming import named_mask
 from reinvert.picturebook.scene import Scene, Thing, sample_scene
 
@@ -69,8 +70,21 @@ def test_a_picture_that_is_not_square_is_read_in_its_middle():
 
 def test_a_photograph_is_refused_with_what_to_do():
     noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
-    with pytest.raises(ReinvertError, match=r"does not look like picturebook's drawn world.*name another model"):
+    refused = r"does not look like picturebook's drawn world.*name another model"
+    with pytest.raises(ReinvertError, match=refused):
         reinvert.region(noise, "the cat")
+    with Image.open(Path(skimage.__file__).parent / "data" / "camera.png") as photograph:
+        coat = photograph.convert("RGB").crop((37, 169, 215, 347))
+    assert fit_scene(coat).error < FOREIGN  # near to a night, but nearer to its own colour
+    with pytest.raises(ReinvertError, match=refused):
+        reinvert.caption(coat)
+
+
+@pytest.mark.parametrize(("style", "detail"), [("neon", "simple"), ("neon", "fine"), ("sketch", "fine")])
+def test_dark_and_pale_drawings_are_none(style: str, detail: Detail):
+    fit = fit_scene(draw(Scene((Thing("mushroom", "purple", "dotted"),), "night", style, seed=3), 128, detail))
+    assert fit.is_scene
+    assert fit.scene.things[0].kind == "mushroom"
 
 
 # --- what words name ------------------------------------------------------------------------------------------------

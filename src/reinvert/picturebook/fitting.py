@@ -35,6 +35,10 @@ MOST: Final = 0.25
 """The most that a channel of a pixel can be wrong by, of 1."""
 FOREIGN: Final = 0.1
 """A picture that differs by more from the nearest scene shows none."""
+NEARER: Final = 0.7
+"""Nor does one that differs from it by more than this share of what it differs from its own mean colour: a dark
+photograph differs little from a night. Drawings are at 0.2 (fine ones, and those that went through a VAE, below 0.55),
+photographs at 0.9 at least."""
 BARE: Final = 0.12
 """No scene comes near a picture that differs by more from its place without things, so none are looked for."""
 UNSURE: Final = 0.01
@@ -75,6 +79,13 @@ class Fit:
     scene: Scene
     detail: Detail
     error: float
+    plain: float
+    """The mean difference of the picture from its own mean colour."""
+
+    @property
+    def is_scene(self) -> bool:
+        """Whether the picture shows a scene at all."""
+        return self.error <= min(FOREIGN, NEARER * self.plain)
 
 
 @lru_cache(maxsize=1)
@@ -94,15 +105,16 @@ def fit_scene(picture: Image.Image, reader: Reader | None = None) -> Fit:
     places = {d: _pixels(draw(Scene((), background, style), SIZE, d)) for d in DETAILS}
     detail = min(DETAILS, key=lambda d: float(_difference(places[d], seen)))
     bare = float(_difference(places[detail], seen))
+    plain = float(_difference(seen.mean((1, 2), keepdim=True).expand_as(seen), seen))
     if bare > BARE:
-        return Fit(Scene((), background, style), detail, bare)
+        return Fit(Scene((), background, style), detail, bare, plain)
     search = _Search(seen, places[detail], style, detail, shares)
     error, things = 1.0, tuple[Thing, ...]()
     for count in _likely(shares, "count", UNSURE):  # against the judge only what is clearly nearer
         fit = search.things(SLOTS[:1] if count == "1" else SLOTS[1:])
         if fit[0] < CLEARLY * error:
             error, things = fit
-    return Fit(Scene(things, background, style), detail, error)
+    return Fit(Scene(things, background, style), detail, error, plain)
 
 
 Square = tuple[int, int, int]
@@ -117,7 +129,7 @@ def fit_square(picture: Image.Image) -> tuple[Square, Fit]:
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     fit = fit_scene(picture.convert("RGB").crop((left, top, left + side, top + side)))
-    if fit.error > FOREIGN:
+    if not fit.is_scene:
         raise ReinvertError(
             "this picture does not look like picturebook's drawn world, so its judge cannot tell what it shows; name "
             "another model, a folder or a Hub id, for photographs"

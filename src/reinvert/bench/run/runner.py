@@ -269,6 +269,12 @@ class Maker:
     def _edited(self, row: Row, model: Backbone, batch: Sequence[Given], dtype: str) -> Made:
         recipe = row.recipe
         assert recipe is not None
+        lacking = next((item.case.id for item in batch if recipe.case.mask and item.mask is None), None)
+        if lacking is not None:  # a row is a mean of edits that were told where to change, or of others, never of both
+            raise ReinvertError(
+                f"{recipe.name} is given the true mask, so it needs a mask of every case, and {lacking} has none: "
+                "edits with a region and without do not compare"
+            )
         trajectory, inversion = self._inversion(row, model, batch, dtype)
         masks = _masks(batch)
         results, cost = self._measured(
