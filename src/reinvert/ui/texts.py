@@ -106,18 +106,18 @@ CSS = """
 .ri-chip {padding: .1em .5em; border-radius: 1em; background: hsl(var(--hue) 75% 85%); color: #111}
 .ri-own {background: transparent; color: var(--body-text-color); border: 1px dashed var(--body-text-color)}
 .ri-why summary {cursor: pointer} .ri-why ul {margin: .4em 0 0 1.2em}
-.gradio-container {max-width: 1440px !important}
+.gradio-container, .gradio-container > .main {max-width: 1440px !important}
 #examples .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}
 #sides .grid-container {grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)) !important}
 :is(#history, #cells) .grid-container {grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important}
-#history .caption-label {font-size: .75rem}
+:is(#history, #sides) .caption-label {font-size: .7rem !important; padding: .1em .4em; max-width: 100%}
 .ri-settings > .form {display: grid !important; grid-template-columns: repeat(auto-fit, minmax(min(260px, 100%), 1fr));
   background: var(--block-background-fill) !important}
 #title h1 {font-size: 1.4rem; margin: 0} #title p {margin: 0}
 :is(#editor, #inversion) input {text-overflow: ellipsis; padding-right: 1.6em !important}
 #files .label-clear-button {display: none}
 .grid-wrap.fixed-height {min-height: 0 !important}
-#examples .caption-label {font-size: .7rem; padding: 0 .3em; max-width: 100%}
+#examples .caption-label {font-size: .65rem; padding: 0 .2em; max-width: 100%; white-space: normal; line-height: 1.2}
 .gradio-container :is(button, input, textarea, summary, a, [tabindex]):focus-visible {
   outline: 3px solid var(--color-accent) !important; outline-offset: 2px}
 footer {display: none !important}
