@@ -456,6 +456,16 @@ def test_a_comparison_shares_inversions_and_gives_its_edits_in_order(
     assert sum(done == 1 for done, _ in comfy.bars[-1]) == 2 + 3  # two inversions, three edits
 
 
+def test_texts_that_another_node_gives_are_not_checked_before_it_ran(executor: Executor) -> None:
+    nodes = executor.nodes
+    checked = [name for name, node in nodes.items() if hasattr(node, "VALIDATE_INPUTS")]
+    assert len(checked) >= 3
+    for name in checked:
+        assert nodes[name].VALIDATE_INPUTS() is True  # ComfyUI leaves out what is linked
+        if hasattr(nodes[name], "IS_CHANGED"):
+            assert nodes[name].IS_CHANGED() == nodes[name].IS_CHANGED(name=None)
+
+
 def test_a_model_is_loaded_again_when_its_files_change(
     pack: ModuleType, comfy: Comfy, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -86,7 +86,10 @@ class LoadModel:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, name: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, name: str | None = None) -> bool | str:
+        """ComfyUI leaves out what another node gives, which is not known yet; that is checked when the node runs."""
+        if name is None:
+            return True
         try:
             check_name(host.checkpoint(name))
         except ReinvertError as error:
@@ -94,7 +97,7 @@ class LoadModel:
         return True
 
     @classmethod
-    def IS_CHANGED(cls, name: str, **_: Any) -> str:
+    def IS_CHANGED(cls, name: str | None = None, **_: Any) -> str:
         """What a local model's files are now: other files of the same name are loaded again."""
         place = Path(host.checkpoint(name or ""))
         files = [place] if place.is_file() else sorted(place.rglob("*")) if name and place.is_dir() else []
@@ -370,7 +373,9 @@ class Compare:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, pairs: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, pairs: str | None = None) -> bool | str:
+        if pairs is None:
+            return True
         listed = methods.lines(pairs)
         if not listed:
             return f"name the pairs to compare, one a line, such as {methods.USUAL}"
@@ -439,8 +444,8 @@ class Region:
         }  # fmt: skip
 
     @classmethod
-    def VALIDATE_INPUTS(cls, words: str) -> bool | str:
-        return bool(words.strip()) or "name what may change, such as: the cat"
+    def VALIDATE_INPUTS(cls, words: str | None = None) -> bool | str:
+        return words is None or bool(words.strip()) or "name what may change, such as: the cat"
 
     def find(self, image: Tensor, words: str, name: str, threshold: float) -> tuple[Tensor]:
         with host.as_usual():
