@@ -436,6 +436,7 @@ def test_a_drawn_scene_is_compared_on_one_sheet_whose_cells_open(people: Any, tm
     sync.expect(cross).to_have_value("0.9")
 
 
+@pytest.mark.slow
 def test_models_are_chosen_and_an_older_edit_brings_its_own_back(people: Any):
     me = people()
     me.example()
