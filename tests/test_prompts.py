@@ -78,7 +78,7 @@ def test_capitals_punctuation_and_the_empty_prompt_are_known() -> None:
     world = World(frozenset({"a", "cat", "dog"}))
     for prompt in ("", "A Cat", "a cat, a dog.", "(a 'cat')", "a cat's dog", "a cat - a dog", "!"):
         check_words("it", world, [prompt])
-    for prompt, word in (("a cät", "cät"), ("a 3 cat", "3"), ("a cat-dog", "cat-dog"), ("(dgo:1.3)", "dgo:1.3")):
+    for prompt, word in (("a cät", "cät"), ("a 3 cat", "3"), ("a cat-dog", "cat-dog"), ("(dgo:x)", "dgo:x")):
         with pytest.raises(ReinvertError, match=f"without the word '{word}'"):
             check_words("it", world, [prompt])
     with pytest.raises(ReinvertError, match="it knows a, cat, dog "):
@@ -161,6 +161,18 @@ def test_a_weight_is_told_to_be_plain_text_with_the_boost_that_does_it(tiny) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_prompts("it", tiny.words, ["a (red) cat: 3", "(of: a)"])
+
+
+def test_a_weight_is_no_word_that_a_world_lacks() -> None:
+    world = World(frozenset({"a", "red", "cat"}))
+    for prompt, word in (("a (cat:1.3)", "cat"), ("a (red cat:1.3)", "red cat"), ("a ((cat:1.3)) cat", "cat")):
+        with pytest.raises(
+            ReinvertError, match=rf"plain text here, no weight: write '{word}' alone, and --boost .*--any-words"
+        ):
+            check_words("it", world, [prompt])
+        check_words("it", world, [prompt], any_words=True)
+    with pytest.raises(ReinvertError, match="without the word 'dgo'"):
+        check_words("it", world, ["a dgo"])
 
 
 def test_a_folder_says_what_is_usual_for_its_model(small_folder: Path, picture) -> None:

@@ -23,6 +23,10 @@ def check_words(name: str, world: World | None, prompts: Sequence[str], any_word
         return
     for prompt in dict.fromkeys(prompts):
         unknown = [word for word in dict.fromkeys(prompt.split()) if not _is_known(word, world.words)]
+        for weight in _WEIGHT.finditer(prompt):
+            # the word within the brackets may be known: what is unknown is the notation
+            if any(word in unknown for word in weight.group().split()):
+                raise ReinvertError(f"{_no_weight(weight)} (--any-words, any_words=True, lets it through)")
         if unknown:
             raise ReinvertError(_sentence(name, bare_word(unknown[0]) or unknown[0], prompt, world.words))
 
@@ -43,6 +47,15 @@ def _sentence(name: str, word: str, prompt: str, words: frozenset[str]) -> str:
     )
 
 
+def _no_weight(weight: re.Match[str]) -> str:
+    word, factor = weight.groups()
+    flag = f"--boost {shlex.quote(f'{word}={factor}')}"
+    return (
+        f"'{_short(weight.group())}' is plain text here, no weight: write {word!r} alone, and {flag} "
+        f"(boost={{{word!r}: {factor}}}) for a word of the target"
+    )
+
+
 def _short(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
@@ -51,12 +64,7 @@ def warn_of_prompts(name: str, words: Reader, prompts: Sequence[str]) -> None:
     """Warn of words behind the last token that the model reads, and of weights, which are plain text here."""
     for prompt in dict.fromkeys(prompts):
         for weight in _WEIGHT.finditer(prompt):
-            word, factor = weight.groups()
-            flag = f"--boost {shlex.quote(f'{word}={factor}')}"
-            warn(
-                f"'{weight.group()}' is plain text here, no weight: write {word!r} alone, and {flag} "
-                f"(boost={{{word!r}: {factor}}}) for a word of the target"
-            )
+            warn(_no_weight(weight))
         lost = lost_words(words, prompt)
         if lost:
             warn(f"{name} does not read all of {_short(prompt)!r}; these words are cut off: {_short(' '.join(lost))}")
