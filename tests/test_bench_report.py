@@ -301,8 +301,8 @@ def test_scores_of_another_version_of_the_metrics_are_another_set_up() -> None:
 
 
 DECIDES_NO_SCORE = (
-    "bench.records", "bench.verdict", "collection", "errors", "fields", "files", "hooks", "level", "models", "text", "words",
-    "backbones",
+    "bench.records", "bench.verdict", "collection", "errors", "fields", "files", "hooks", "level", "models", "text",
+    "words", "backbones",
 )  # fmt: skip
 """What scoring imports for its sentences, its files, the names of devices and its start."""
 
