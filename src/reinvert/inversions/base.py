@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -181,8 +181,11 @@ class Inversion:
         )
 
 
-def finish(stages: Inverting) -> Trajectory:
-    """Drain the progress and return the trajectory."""
+T = TypeVar("T")
+
+
+def finish(stages: Generator[Progress, None, T]) -> T:
+    """Drain the progress and return what comes last: an inversion's trajectory, or the latents of `climb`."""
     while True:
         try:
             next(stages)
