@@ -167,7 +167,7 @@ def section(table: Table, command: str) -> str:
 
 def body(table: Table, command: str) -> str:
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {table.threads}"
     _, _, told = table.markdown().partition("\n\n")
     return f"{told}\n`{command}` ({date.today()}; {machine}; load {load})\n"
 

@@ -40,6 +40,8 @@ class Table:
     title: str
     meaning: str
     rows: list[dict[str, Any]] = field(default_factory=list)
+    threads: str = "one thread"
+    """What it was measured on."""
 
     def markdown(self) -> str:
         lines = [f"## {self.title}", "", self.meaning, ""]

@@ -60,7 +60,8 @@ def seconds(python: str, command: Sequence[str], folder: str) -> tuple[float, st
 def measure(python: str, repeats: int) -> Table:
     table = Table(
         "Before the work begins",
-        f"Seconds of a new process on an idle machine, median of {repeats} (least to most).",
+        f"Seconds of a new process, median of {repeats} (least to most).",
+        threads="all cores",
     )
     taken: dict[str, list[float]] = {name: [] for name, _, _ in COMMANDS}
     loads: list[float] = []

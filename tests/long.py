@@ -1,8 +1,8 @@
 """The tests that `make slow-test` alone runs, beside those marked `slow` where they stand.
 
-`make test` answers within five minutes on two cores. What is listed here takes seconds each and has a sibling that
-stays: another parameter of the same test, or a smaller form of it. A name that no test bears is an error, so that the
-list stays true.
+`make test` is to answer within five minutes on two cores. What is listed here takes seconds each, and what it shows is
+shown there in a smaller form: another parameter of the same test, or (of the authors' recorded runs) the equality with
+a naive form of the same method. A name that no test bears is an error, so that the list stays true.
 """
 
 from __future__ import annotations

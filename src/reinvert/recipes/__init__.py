@@ -89,8 +89,11 @@ class Recipe:
         """What the inversion depends on: recipes with equal keys share one inversion of a case."""
         told: dict[str, Any] = {"inversion": self.inversion, "steps": self.steps, "seed": self.seed}
         told["source"] = self.case.source
-        if self.inversion_method().fits_guidance:
+        method = self.inversion_method()
+        if method.fits_guidance:
             told["guidance"] = self.guidance
+        if method.takes_mask:
+            told["mask"] = self.case.mask
         return json.dumps(told, sort_keys=True)
 
     def inversion_method(self) -> Inversion:

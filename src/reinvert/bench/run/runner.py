@@ -32,6 +32,7 @@ from reinvert.bench.records import Claims, Record, Records, running, write_image
 from reinvert.bench.run.plan import Cell, Plan, Row, Unit, code_version
 from reinvert.errors import ReinvertError
 from reinvert.image import as_rgb, fit_image, fit_mask, to_image
+from reinvert.recipes import Recipe
 from reinvert.trained.base import Trained
 from reinvert.trajectory import Trajectory
 
@@ -269,14 +270,8 @@ class Maker:
     def _edited(self, row: Row, model: Backbone, batch: Sequence[Given], dtype: str) -> Made:
         recipe = row.recipe
         assert recipe is not None
-        lacking = next((item.case.id for item in batch if recipe.case.mask and item.mask is None), None)
-        if lacking is not None:  # a row is a mean of edits that were told where to change, or of others, never of both
-            raise ReinvertError(
-                f"{recipe.name} is given the true mask, so it needs a mask of every case, and {lacking} has none: "
-                "edits with a region and without do not compare"
-            )
+        masks = _masks(recipe, batch)
         trajectory, inversion = self._inversion(row, model, batch, dtype)
-        masks = _masks(batch)
         results, cost = self._measured(
             model.tally,
             lambda: recipe.edit(
@@ -284,7 +279,7 @@ class Maker:
                 trajectory,
                 [item.case.target_prompt for item in batch],
                 [item.case.blend for item in batch],
-                masks if recipe.case.mask else None,
+                masks,
             ),
         )
         return Made(tuple(result.image for result in results), inversion + cost, inversion)
@@ -306,9 +301,10 @@ class Maker:
         key = (recipe.inversion_key, dtype, *(item.case.id for item in batch))
         if key not in self._inverted:
             pictures, sources = [item.picture for item in batch], [item.case.source_prompt for item in batch]
+            masks = _masks(recipe, batch)
             try:
                 self._inverted[key] = self._measured(
-                    model.tally, lambda: recipe.invert(model, pictures, sources, _masks(batch))
+                    model.tally, lambda: recipe.invert(model, pictures, sources, masks)
                 )
             except Exception as error:
                 self._inverted[key] = _reason(error)
@@ -448,9 +444,23 @@ def uses_blend(row: Row, case: EditCase) -> bool:
     return row.recipe is not None and row.recipe.case.blend and case.blend is not None
 
 
-def _masks(batch: Sequence[Given]) -> list[Image.Image] | None:
-    """The true masks of a batch's cases, None where they have none."""
-    return [item.mask for item in batch if item.mask is not None] or None
+def _masks(recipe: Recipe, batch: Sequence[Given]) -> list[Image.Image] | None:
+    """The true masks of a batch's cases, for a row that is given them.
+
+    Raises `ReinvertError` where a case has none: a row is a mean of edits that were told where to change, or of others,
+    never of both.
+    """
+    if not recipe.case.mask:
+        return None
+    masks: list[Image.Image] = []
+    for item in batch:
+        if item.mask is None:
+            raise ReinvertError(
+                f"{recipe.name} is given the true mask, so it needs a mask of every case, and {item.case.id} has none: "
+                "edits with a region and without do not compare"
+            )
+        masks.append(item.mask)
+    return masks
 
 
 def uses_mask(row: Row, case: EditCase) -> bool:
